@@ -1,0 +1,52 @@
+"""CMRU, the cumulative memory recurrent unit."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mru.cells.base import ScanCell, Scheduled, linear
+from mru.operators import Affine
+from mru.surrogate import sign, step
+
+
+class CMRU(ScanCell, name="cmru"):
+    """c = W_c x + b_c, beta = |W_b x + b_b|, z = H(|c| - beta), h_t = h_{t-1} + z sgn(c), y = W_o (alpha h) + b_o.
+
+    The BMRU whose leak stays at 1: a ladder of states, each held exactly (whole numbers below 2^24 are exact in
+    float32), and a gradient through time of exactly 1.
+
+    Source: Brandoit, Fyon, Ernst, Drion 2026, arXiv 2605.11855.
+    """
+
+    def __init__(self, features, state_size, *, learn_initial_state=False, method="auto", dtype=None, rngs):
+        """Initialise.
+
+        Args:
+            features: D.
+            state_size: N.
+            learn_initial_state: Learn it, from zero.
+            method: Method of `mru.scan`.
+            dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
+            rngs: Source of the initial parameters.
+        """
+        start = jnp.zeros(state_size) if learn_initial_state else None
+        super().__init__(features, state_size, start=start, method=method)
+        self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
+        self.threshold = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
+        self.alpha = nnx.Param(jnp.ones(state_size))
+        self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
+        self.width = Scheduled(jnp.ones(()))
+
+    def increment(self, x):
+        """z sgn(c), (..., T, N)."""
+        c = self.candidate(x)
+        return step(jnp.abs(c) - jnp.abs(self.threshold(x)), self.width[...]) * sign(c, self.width[...])
+
+    def operator(self, x):
+        """h -> h + z sgn(c)."""
+        return Affine(jnp.ones(self.state_size), self.increment(x))
+
+    def readout(self, h, x):
+        """W_o (alpha h) + b_o."""
+        return self.out(self.alpha[...] * h)

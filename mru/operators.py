@@ -1,0 +1,201 @@
+"""Scalar maps closed under composition: what one recurrent step does to the state.
+
+A step of every cell here takes the state `h` to `f_t(h)`, where `f_t` depends on the input alone. When the family of
+maps is closed under composition, `f_T . ... . f_1` is an associative scan. Three families carry the zoo:
+
+    Affine(a, b)         h -> a * h + b
+    Latch(write, value)  h -> value if write else h
+    Clamp(lo, hi)        h -> min(max(h, lo), hi)
+
+An operator holds the parameters of its maps for every step and channel, shape (..., T, N), and says what a scan and
+its backward pass need of it:
+
+    compose(earlier)     the map `self . earlier`
+    apply(h)             f(h)
+    jacobian(h)          d f(h) / d h: 0 or 1 for `Latch` and `Clamp`
+    cotangent(h, g)      the operator's cotangent, given the cotangent `g` of f(h)
+    fold(h, where)       the same maps, constant at f(h) where `where` is true: how an initial state enters a scan
+    constant()           the value of maps that are constant, as every prefix is once its initial state is folded in
+
+`Relay` is a `Latch`, or an `Affine` when it leaks, whose gates are not computed yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mru.surrogate import sign, step
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """`h -> a * h + b`, real or complex.
+
+    Attributes:
+        a: Coefficient, (..., T, N), or (N,) where it is constant in time: it is then never materialised as (T, N).
+        b: Offset, (..., T, N).
+    """
+
+    a: Array
+    b: Array
+
+    def compose(self, earlier: Affine) -> Affine:
+        """The map `self . earlier`."""
+        return Affine(self.a * earlier.a, self.a * earlier.b + self.b)
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return self.a * h + self.b
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return self.a
+
+    def cotangent(self, h: Array, g: Array) -> Affine:
+        """The cotangent of (a, b), given the states before each step and the cotangent of those after it."""
+        a = g * h
+        return Affine(a.sum(range(a.ndim - 1)) if self.a.ndim == 1 else a, g)
+
+    def fold(self, h: Array, where: Array) -> Affine:
+        """The same maps, constant at f(h) where `where` holds.
+
+        `a` stays as it is: nothing earlier is composed into a folded map, so no prefix that begins there reads it, and
+        a coefficient that is constant in time remains so.
+        """
+        return Affine(self.a, jnp.where(where, self.apply(h), self.b))
+
+    def constant(self) -> Array:
+        """The value of maps that are constant."""
+        return self.b
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Latch:
+    """`h -> value if write else h`: set, reset and hold, exactly.
+
+    Attributes:
+        write: Boolean, or float in {0, 1} if it is to be differentiated (`mru.surrogate.step`); the derivative is that
+            of `write * value + (1 - write) * h`. (..., T, N).
+        value: What is written, (..., T, N).
+    """
+
+    write: Array
+    value: Array
+
+    def compose(self, earlier: Latch) -> Latch:
+        """The map `self . earlier`."""
+        return Latch(
+            jnp.where(self.write != 0, self.write, earlier.write),
+            jnp.where(self.write != 0, self.value, earlier.value),
+        )
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return jnp.where(self.write != 0, self.value, h)
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return (self.write == 0).astype(h.dtype)
+
+    def cotangent(self, h: Array, g: Array) -> Latch:
+        """The cotangent of (write, value), given the states before each step and the cotangent of those after it."""
+        write = None if self.write.dtype == bool else (g * (self.value - h)).astype(self.write.dtype)
+        return Latch(write, jnp.where(self.write != 0, g, 0))
+
+    def fold(self, h: Array, where: Array) -> Latch:
+        """The same maps, constant at f(h) where `where` holds."""
+        write = jnp.where(where, jnp.ones((), self.write.dtype), self.write)
+        return Latch(write, jnp.where(where, self.apply(h), self.value))
+
+    def constant(self) -> Array:
+        """The value of maps that are constant."""
+        return self.value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Clamp:
+    """`h -> min(max(h, lo), hi)`: the play (backlash) operator, whose equilibria are the whole band [lo, hi].
+
+    The derivative is exact almost everywhere: 1 through a hold (also on the band's edge), else 1 to the active bound.
+
+    Attributes:
+        lo: Lower bound, (..., T, N).
+        hi: Upper bound, (..., T, N), not below `lo`.
+    """
+
+    lo: Array
+    hi: Array
+
+    def compose(self, earlier: Clamp) -> Clamp:
+        """The map `self . earlier`."""
+        return Clamp(self.apply(earlier.lo), self.apply(earlier.hi))
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return jnp.minimum(jnp.maximum(h, self.lo), self.hi)
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return ((h >= self.lo) & (h <= self.hi)).astype(h.dtype)
+
+    def cotangent(self, h: Array, g: Array) -> Clamp:
+        """The cotangent of (lo, hi), given the states before each step and the cotangent of those after it."""
+        return Clamp(jnp.where(h < self.lo, g, 0), jnp.where(h > self.hi, g, 0))
+
+    def fold(self, h: Array, where: Array) -> Clamp:
+        """The same maps, constant at f(h) where `where` holds."""
+        value = self.apply(h)
+        return Clamp(jnp.where(where, value, self.lo), jnp.where(where, value, self.hi))
+
+    def constant(self) -> Array:
+        """The value of maps that are constant."""
+        return self.lo
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Relay:
+    """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= threshold, else hold.
+
+    With z = H(|c| - beta) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`.
+
+    Attributes:
+        candidate: c, (..., T, N).
+        threshold: beta >= 0, (..., T, N).
+        leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks.
+        width: Width of the surrogate derivatives (`mru.surrogate`), a scalar.
+    """
+
+    candidate: Array
+    threshold: Array
+    leak: Array | None = None
+    width: Array | float = 1.0
+
+    @property
+    def write(self) -> Array:
+        """z, float in {0, 1}."""
+        return step(jnp.abs(self.candidate) - self.threshold, self.width)
+
+    def latch(self) -> Latch:
+        """The relay whose leak is 0."""
+        return Latch(self.write, sign(self.candidate, self.width))
+
+    def affine(self) -> Affine:
+        """The relay with its leak."""
+        z = self.write
+        return Affine(1 - z + z * self.leak, z * sign(self.candidate, self.width))
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        value = sign(self.candidate, self.width)
+        return jnp.where(self.write != 0, value if self.leak is None else value + self.leak * h, h)
+
+
+Operator = Affine | Latch | Clamp | Relay

@@ -1,0 +1,3 @@
+from mru.scan.engine import scan
+
+__all__ = ["scan"]

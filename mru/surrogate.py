@@ -1,0 +1,31 @@
+"""Discontinuous gates with a surrogate derivative: exact forward, smooth backward.
+
+The derivative of the step at u is w / (1 + (pi w u)^2), the density of a Cauchy distribution of scale 1 / (pi w), so
+that it integrates to the step's height for every width w.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.custom_jvp
+def step(u: Array, width: Array | float = 1.0) -> Array:
+    """The step function H(u), with H(0) = 1, in the dtype of `u`.
+
+    Args:
+        u: Real array of any shape.
+        width: w of the surrogate derivative w / (1 + (pi w u)^2), a positive scalar; not differentiated.
+    """
+    return (u >= 0).astype(u.dtype)
+
+
+@step.defjvp
+def _step_jvp(primals, tangents):
+    u, width = primals
+    return step(u, width), tangents[0] * (width / (1 + (jnp.pi * width * u) ** 2)).astype(u.dtype)
+
+
+def sign(u: Array, width: Array | float = 1.0) -> Array:
+    """The sign 2 H(u) - 1 in {-1, +1}, with the derivative of the step twice."""
+    return 2 * step(u, width) - 1
