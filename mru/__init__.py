@@ -1,8 +1,10 @@
 """Memory recurrent units and state-space models in JAX/Flax, built on one associative scan."""
 
 from mru import cells
+from mru.checkpoint import load
 from mru.model import SequenceBlock, SequenceModel
 from mru.operators import Affine, Clamp, Latch, Relay
+from mru.optimizer import adamw
 from mru.scan import scan
 
-__all__ = ["Affine", "Clamp", "Latch", "Relay", "SequenceBlock", "SequenceModel", "cells", "scan"]
+__all__ = ["Affine", "Clamp", "Latch", "Relay", "SequenceBlock", "SequenceModel", "adamw", "cells", "load", "scan"]

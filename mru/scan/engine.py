@@ -155,6 +155,9 @@ def _scan_backward(method, reverse, residuals, g):
     # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: the same scan, in the other direction.
     ahead = jacobian if jacobian.ndim == 1 else _previous(jacobian, not reverse)
     cut = None if reset is None else _previous(reset[..., None], not reverse)[..., 0]
+    if cut is not None and ahead.ndim > 1:
+        # Folding the zero state in multiplies by it, and 0 * NaN of the sequence ahead would enter this one.
+        ahead = jnp.where(cut[..., None], 0, ahead)
     zero = jnp.zeros_like(h0)
     g = _scan(method, not reverse, Affine(ahead, g), zero, cut, zero)
     first = -1 if reverse else 0

@@ -1,0 +1,100 @@
+"""Checkpoints of a `SequenceModel`: where they lie in a run's folder, what is in them, and how to get the model back.
+
+`WORKDIR/checkpoints/STEP/` holds three items, written by Orbax: `model` (every variable of the model, by dotted name),
+`train` (what training needs to go on) and `about` (JSON: the arguments of the model, and progress). Nothing in them is
+executed on loading.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+
+from mru.model import SequenceModel
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+
+def flatten(state: nnx.State) -> dict[str, jax.Array]:
+    """The arrays of a state by dotted name, such as "blocks.0.cells.0.alpha"."""
+    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+
+def unflatten(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+    """`state` with its arrays replaced by those of the same name."""
+    paths = list(nnx.to_flat_state(state))
+    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in paths])
+
+
+def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = "min") -> ocp.CheckpointManager:
+    """The checkpoints of a run.
+
+    The two newest are kept, so that one damaged file does not lose the run, and the best by `metric`.
+
+    Args:
+        workdir: Folder of the run.
+        metric: Name of the validation metric that ranks checkpoints; None opens them for reading only.
+        goal: "min" or "max".
+    """
+    import orbax.checkpoint as ocp  # slow to import, and not needed to use a cell
+    from orbax.checkpoint import checkpoint_managers as policies
+
+    directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    if metric is None:
+        return ocp.CheckpointManager(directory, options=ocp.CheckpointManagerOptions(read_only=True))
+
+    def rank(metrics):
+        return metrics[metric]
+
+    best = policies.BestN(get_metric_fn=rank, reverse=goal == "min", n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=rank,
+        best_mode=goal,
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+    )
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
+    """The trained model of a run.
+
+    Args:
+        workdir: Folder of the run.
+        step: Which checkpoint; if None, the one that `summary.json` names as the best on validation, or else the newest.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint; the message names the folder and the steps that it has.
+    """
+    import json
+
+    import orbax.checkpoint as ocp
+
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{workdir} holds no checkpoints; expected the workdir of a run of train.py")
+    with manager(workdir) as checkpoints:
+        steps = sorted(checkpoints.all_steps())
+        summary = workdir / "summary.json"
+        if step is None and summary.is_file():
+            step = json.loads(summary.read_text())["best_step"]
+        if step is None and steps:
+            step = steps[-1]
+        if step not in steps:
+            raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
+        about = checkpoints.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        model = SequenceModel(**about["model"], rngs=nnx.Rngs(0))
+        return restore_model(checkpoints, step, model)
+
+
+def restore_model(checkpoints: ocp.CheckpointManager, step: int, model: SequenceModel) -> SequenceModel:
+    """`model` with the variables of a checkpoint."""
+    import orbax.checkpoint as ocp
+
+    graphdef, state = nnx.split(model)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, flatten(state))
+    arrays = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target)))["model"]
+    return nnx.merge(graphdef, unflatten(state, arrays))

@@ -1,0 +1,219 @@
+"""What every task has: options, splits, examples by index, loss and metrics."""
+
+import functools
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+SPLITS = ("train", "validation", "test")
+
+# A training set at least this large is a generator of independent examples, not a list to visit in epochs.
+ENDLESS = 2**62
+
+
+class MissingData(Exception):
+    """A data set is not where it was looked for; the message is one line with the command that puts it there."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. The dataclass fields are the options a user sets, the class variables what the task fixes.
+
+    A subclass is decorated with `@dataclass(frozen=True)`, registers itself with `class MyTask(Task, name="my_task")`,
+    sets the class variables and defines `length`, `sizes`, `_examples`, `loss`, `metrics`, and `_validate` for options.
+
+    Class variables:
+        features: channels of float inputs `(B, T, features)`; 0 for tokens.
+        vocabulary: number of token values of int inputs `(B, T)`; 0 for float inputs.
+        outputs: width of the model's output.
+        pooling: the readout over time, "last", "mean" or "none".
+        metric: the metric that selects a model, one of the keys of `metrics`.
+        goal: "min" or "max", the better direction of `metric`.
+        chance: value of `metric` for a model that ignores its input.
+        retention_option: name of the option that `at` replaces; empty if the task has no retention curve.
+        retention_axis: what that option is called on a plot.
+        dataset: name of the public data set in tensorflow-datasets; empty if nothing has to be prepared.
+
+    Attributes:
+        seed: Seed of the generator; tasks on recorded data have fixed examples and do not use it.
+        retention: Lengths at which the metric is measured again after training.
+    """
+
+    seed: int = 0
+    retention: tuple[int, ...] = ()
+
+    registry: ClassVar[dict[str, type["Task"]]] = {}
+    name: ClassVar[str]
+    features: ClassVar[int] = 0
+    vocabulary: ClassVar[int] = 0
+    outputs: ClassVar[int]
+    pooling: ClassVar[str]
+    metric: ClassVar[str]
+    goal: ClassVar[str]
+    chance: ClassVar[float]
+    retention_option: ClassVar[str] = ""
+    retention_axis: ClassVar[str] = ""
+    dataset: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Registers the subclass under `name`; a subclass without one is a base of other tasks."""
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            return
+        if name in Task.registry:
+            raise ValueError(f"task name {name!r} is taken by {Task.registry[name].__module__}")
+        cls.name = name
+        Task.registry[name] = cls
+
+    def __post_init__(self) -> None:
+        """Validates the options.
+
+        Raises:
+            ValueError: an option is out of range; one line with the option, its value and what is allowed.
+        """
+        self._validate()
+        for length in self.retention:
+            try:
+                replace(self, retention=(), **{self.retention_option: length})
+            except ValueError as error:
+                raise ValueError(f"task.retention = {self.retention!r}, of which {error}") from None
+
+    def _validate(self) -> None:
+        """Checks each option by itself; a subclass extends it by its own."""
+        self._require_integer("seed", 0)
+        if not self.retention_option:
+            self._require("retention", not self.retention, "() as this task has one length only")
+
+    def _require(self, option: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise ValueError(f"task.{option} = {getattr(self, option)!r}, allowed for {self.name}: {allowed}")
+
+    def _require_integer(self, option: str, low: int) -> None:
+        value = getattr(self, option)
+        valid = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
+        self._require(option, valid, f"an integer >= {low}")
+
+    @property
+    def length(self) -> int:
+        """Time steps T of every example (of the longest, where they are padded)."""
+        raise NotImplementedError
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        raise NotImplementedError
+
+    def at(self, length: int) -> Self:
+        """The same task at another length, for a retention curve.
+
+        Raises:
+            ValueError: the task has one length only, or cannot have this one.
+        """
+        if not self.retention_option:
+            raise ValueError(f"task {self.name} has one length only, {self.length}")
+        return replace(self, **{self.retention_option: length})
+
+    def examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples by their index: a pure function of options, split and index, the same in any batch and process.
+
+        Args:
+            split: "train", "validation" or "test".
+            indices: int `(n,)`, each in `[0, sizes[split])`.
+
+        Returns:
+            `inputs` float32 `(n, T, features)` or int32 `(n, T)`, `targets` `(n, ...)`, and `lengths` int32 `(n,)` for
+            a task that pads.
+
+        Raises:
+            ValueError: unknown split.
+            IndexError: an index outside the split.
+            MissingData: the data set has not been prepared.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}, allowed: {', '.join(SPLITS)}")
+        indices = np.asarray(indices, np.int64)
+        size = self.sizes[split]
+        if indices.size and not 0 <= indices.min() <= indices.max() < size:
+            raise IndexError(f"{self.name} has {size} {split} examples, asked for {indices.min()} to {indices.max()}")
+        return self._examples(split, indices)
+
+    def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """`examples` after its arguments were checked."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
+        """Loss of each example, float32 `(B,)`, from the model's outputs `(B, outputs)`."""
+        raise NotImplementedError
+
+    def metrics(self, outputs: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        """Metrics of each example, float32 `(B,)` each; what is reported is their mean over examples."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Generated(Task):
+    """A task whose examples are computed from their index, without end and without repetition in training.
+
+    Attributes:
+        held_out: Number of validation examples, and of test examples.
+    """
+
+    held_out: int = 1000
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_integer("held_out", 1)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split; training never ends."""
+        return {"train": ENDLESS, "validation": self.held_out, "test": self.held_out}
+
+    def _streams(self, split: str, indices: np.ndarray) -> Iterator[np.random.Generator]:
+        """A random generator for each index, valid until the next is taken.
+
+        Task, seed and split are the key of a counter-based bit generator (Philox 4x64, Salmon et al. 2011) and the
+        index is the top word of its counter, so no two streams overlap. NumPy promises the same bits for ever, and the
+        same normal numbers until a release note says otherwise (NEP 19).
+        """
+        bits = np.random.Philox(key=_key(self.name, self.seed, split))
+        # Moving one generator costs a tenth of making one, and the making would dominate short examples.
+        generator, state = np.random.Generator(bits), bits.state
+        for index in indices:
+            state["state"]["counter"][3] = index
+            bits.state = state
+            yield generator
+
+
+@functools.cache
+def _key(name: str, seed: int, split: str) -> np.ndarray:
+    # The seed comes last because it may take several words and the others take one each: no two triples collide.
+    entropy = [zlib.crc32(name.encode()), SPLITS.index(split), seed]
+    return np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(n: int, *key: int) -> np.ndarray:
+    """A random order of `range(n)` that depends on the key alone, int64 `(n,)`, read-only.
+
+    Sorting raw random bits gives the same order in every release of NumPy, which `Generator.permutation` does not.
+    """
+    order = np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(n), kind="stable")
+    order.setflags(write=False)  # the cache hands out the same array again
+    return order
+
+
+def cross_entropy(outputs: Array, targets: Array) -> Array:
+    """Cross-entropy in nats of logits `(..., classes)` against int classes `(...)`, float32 `(...)`."""
+    return optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), targets)
+
+
+def accuracy(outputs: Array, targets: Array) -> Array:
+    """1 where the largest of the logits `(..., classes)` is the int class `(...)`, else 0; float32 `(...)`."""
+    return (jnp.argmax(outputs, -1) == targets).astype(jnp.float32)

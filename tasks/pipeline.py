@@ -1,0 +1,143 @@
+"""The input pipeline: which example is in which batch, and batches made ahead of time in background threads.
+
+A position in the stream is the number of the optimiser step and nothing else, so that is all a checkpoint holds.
+
+grain makes the batches ahead, in threads, and keeps their order. The shuffle is done here, for a batch at a time:
+grain's own costs some 8 us an example, more than making the example.
+"""
+
+from collections.abc import Callable
+
+import grain
+import numpy as np
+
+from tasks.base import ENDLESS, Task, permutation
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    task: Task,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    steps_per_batch: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 2,
+) -> grain.DatasetIterator[Batch]:
+    """Training batches without end, from optimiser step `start_step` on.
+
+    Step s takes examples `[s * batch_size, (s + 1) * batch_size)` of a stream that visits every training example once
+    an epoch, in a new order each time. The stream is continuous: a batch may end one epoch and begin the next. A
+    generated task has no epochs: the seed says where in its unending list of examples the stream starts.
+
+    Args:
+        task: Where the examples come from.
+        batch_size: Examples of a step, over all processes.
+        seed: Seed of the order, a non-negative integer.
+        start_step: First step, to resume.
+        steps_per_batch: Steps K in one element, stacked.
+        process_index: This process; it gets that contiguous slice of every global batch.
+        process_count: Number of processes.
+        prefetch: Elements made ahead, in as many threads; 0 makes each when it is asked for.
+
+    Returns:
+        An iterator of what `task.examples` returns, with leading axes `(K, batch_size / process_count)`. Its `close()`
+        ends the threads; leaving the program does too.
+
+    Raises:
+        ValueError: an argument out of range, or a batch that the processes cannot share equally.
+        MissingData: the data set has not been prepared.
+    """
+    local = _local_size(batch_size, process_index, process_count)
+    for name, value, low in (("seed", seed, 0), ("start_step", start_step, 0), ("steps_per_batch", steps_per_batch, 1)):
+        if value < low:
+            raise ValueError(f"{name} = {value}, allowed: an integer >= {low}")
+    size = task.sizes["train"]
+    start = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] % size) if size >= ENDLESS else 0
+    within = np.arange(steps_per_batch)[:, None] * batch_size + process_index * local + np.arange(local)
+
+    def element(number: int) -> Batch:
+        positions = (start_step + number * steps_per_batch) * batch_size + within.reshape(-1)
+        indices = (start + positions) % size if size >= ENDLESS else _shuffle(positions, size, seed)
+        arrays = task.examples("train", indices)
+        return {key: array.reshape(steps_per_batch, local, *array.shape[1:]) for key, array in arrays.items()}
+
+    return _ahead(task, "train", element, ENDLESS, prefetch)
+
+
+def evaluation_batches(
+    task: Task,
+    split: str,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    count: int | None = None,
+    prefetch: int = 2,
+) -> grain.DatasetIterator[Batch]:
+    """One pass over a split, in order, in batches of one shape.
+
+    Args:
+        task: Where the examples come from.
+        split: "train", "validation" or "test".
+        batch_size: Examples of a batch, over all processes.
+        process_index: This process; it gets that contiguous slice of every global batch.
+        process_count: Number of processes.
+        count: Only the first so many examples; None for all of them.
+        prefetch: Batches made ahead, in as many threads; 0 makes each when it is asked for.
+
+    Returns:
+        An iterator of what `task.examples` returns for `batch_size / process_count` examples, and `weight`, float32
+        `(batch_size / process_count,)`: 1 for an example, 0 for what fills up the last batch. The mean of a metric is
+        `sum(weight * metric) / sum(weight)` over all batches and processes.
+
+    Raises:
+        ValueError: an argument out of range, or a batch that the processes cannot share equally.
+        MissingData: the data set has not been prepared.
+    """
+    local = _local_size(batch_size, process_index, process_count)
+    if split not in task.sizes:
+        raise ValueError(f"split = {split!r}, allowed: {', '.join(task.sizes)}")
+    if count is not None and count < 1:
+        raise ValueError(f"count = {count}, allowed: an integer >= 1, or None for all examples")
+    size = task.sizes[split] if count is None else min(count, task.sizes[split])
+    within = process_index * local + np.arange(local)
+
+    def element(number: int) -> Batch:
+        indices = number * batch_size + within
+        batch = task.examples(split, np.minimum(indices, size - 1))  # a real example fills up, so all stays finite
+        return batch | {"weight": (indices < size).astype(np.float32)}
+
+    return _ahead(task, split, element, -(-size // batch_size), prefetch)
+
+
+def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size = {batch_size}, allowed: a positive multiple of the {process_count} processes")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index = {process_index}, allowed: 0 to {process_count - 1}")
+    return batch_size // process_count
+
+
+def _shuffle(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Example indices at positions of the reshuffled stream, int `(n,)` both."""
+    epochs, places = np.divmod(positions, size)
+    indices = np.empty_like(places)
+    for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
+        here = epochs == epoch
+        indices[here] = permutation(size, epoch, seed)[places[here]]
+    return indices
+
+
+def _ahead(
+    task: Task, split: str, element: Callable[[int], Batch], elements: int, prefetch: int
+) -> grain.DatasetIterator[Batch]:
+    if prefetch < 0:
+        raise ValueError(f"prefetch = {prefetch}, allowed: an integer >= 0")
+    # No example, but the data set is read: what is missing is missed here, and no two threads read it at once.
+    task.examples(split, np.empty(0, np.int64))
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.range(elements).map(element).to_iter_dataset(options))

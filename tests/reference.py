@@ -1,0 +1,64 @@
+"""Plain forms that the library is tested against: loops over time, gates with surrogates, reset patterns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+def surrogate(u, width=1.0):
+    """Derivative of the step function, NumPy."""
+    return width / (1 + (np.pi * width * u) ** 2)
+
+
+def soft_step(u, width=1.0):
+    """H(u) whose derivative is the surrogate: that of its integral, arctan(pi w u) / pi."""
+    smooth = jnp.arctan(jnp.pi * width * u) / jnp.pi
+    return jnp.where(u >= 0, 1.0, 0.0) + smooth - jax.lax.stop_gradient(smooth)
+
+
+def np_sign(u):
+    return np.where(u >= 0, 1.0, -1.0)
+
+
+def loop(step, time, h0, reset=None, reset_state=None, reverse=False, xp=np):
+    """Every state of h_t = step(t, h_{t-1}), stacked on the axis before the last."""
+    states, h = [None] * time, h0
+    for t in reversed(range(time)) if reverse else range(time):
+        if reset is not None:
+            h = xp.where(reset[..., t, None], h0 if reset_state is None else reset_state, h)
+        states[t] = h = step(t, h)
+    return xp.stack(states, -2)
+
+
+def patterns(time):
+    """Reset patterns (5, T): none, some, all, first, last."""
+    t = np.arange(time)
+    return np.stack([t < 0, (t % 3 == 1) | (t == 5), t >= 0, t == 0, t == time - 1])
+
+
+def cell_parameters(cell):
+    """The variables of a cell as float64 NumPy arrays, by path such as "candidate/kernel"."""
+    flat = nnx.to_flat_state(nnx.state(cell))
+    return {"/".join(map(str, path)): np.asarray(v[...], np.float64) for path, v in flat}
+
+
+def shake(module, seed=0, scale=0.3):
+    """Adds noise to every `Param`, so that no test rests on an initial value such as zero or one."""
+    rng = np.random.default_rng(seed)
+    state = nnx.state(module, nnx.Param)
+    nnx.update(module, jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(x.dtype), state))
+    return module
+
+
+def softplus(u):
+    return np.logaddexp(u, 0)
+
+
+def sigmoid(u):
+    return 1 / (1 + np.exp(-u))
+
+
+def affine(p, name, x):
+    """x W + b of the linear layer `name`."""
+    return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]

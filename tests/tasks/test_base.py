@@ -1,0 +1,173 @@
+import re
+import sys
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tasks
+from tasks.base import SPLITS, Generated, accuracy, cross_entropy, permutation
+
+GENERATED = ["copy_first", "evidence"]
+EMBEDDED = [*GENERATED, "digits"]  # what needs no prepared data
+
+
+def test_names_are_sorted_and_lead_to_their_class():
+    assert {"copy_first", "digits", "evidence", "psmnist", "smnist"} <= set(tasks.names())
+    assert tasks.names() == sorted(tasks.names())
+    for name in tasks.names():
+        assert tasks.get(name).name == name
+
+
+def test_unknown_name_lists_the_known_in_one_line():
+    with pytest.raises(ValueError, match=r"'mnits'.*copy_first.*psmnist") as caught:
+        tasks.get("mnits")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_file_is_a_new_task(tmp_path, monkeypatch):
+    (tmp_path / "brand_new.py").write_text(
+        "from tasks.base import Generated\nclass BrandNew(Generated, name='brand_new'):\n    pass\n"
+    )
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    monkeypatch.setattr(tasks.Task, "registry", dict(tasks.Task.registry))
+    tasks._discover.cache_clear()
+    try:
+        assert tasks.get("brand_new").__module__ == "tasks.brand_new"
+        with pytest.raises(ValueError, match=r"brand_new.*taken"):
+            type("Again", (tasks.Task,), {}, name="brand_new")
+    finally:
+        sys.modules.pop("tasks.brand_new", None)
+        tasks._discover.cache_clear()
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("split", SPLITS)
+def test_examples_depend_on_their_index_alone(name, split):
+    task = tasks.get(name)()
+    indices = np.array([7, 0, 141, 7, 3])
+    batch = task.examples(split, indices)
+    for i, index in enumerate(indices):
+        alone = tasks.get(name)().examples(split, np.array([index]))
+        for key, array in batch.items():
+            np.testing.assert_array_equal(array[i], alone[key][0])
+    assert batch["inputs"].shape == (5, task.length, task.features)
+    assert batch["inputs"].dtype == np.float32
+    assert not np.array_equal(batch["inputs"][0], batch["inputs"][1])
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_splits_share_no_example(name):
+    task = tasks.get(name)()
+    seen = set()
+    for split in SPLITS:
+        rows = task.examples(split, np.arange(min(task.sizes[split], 2000)))["inputs"]
+        rows = {row.tobytes() for row in rows}
+        assert len(rows) == min(task.sizes[split], 2000)
+        assert not rows & seen
+        seen |= rows
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_seeds_make_other_examples_and_the_last_index_exists(name):
+    kind = tasks.get(name)
+    first, last = np.array([0]), np.array([kind().sizes["train"] - 1])
+    a = kind(seed=0).examples("train", first)["inputs"]
+    assert not np.isin(a[..., 0], kind(seed=2**32).examples("train", first)["inputs"]).any()
+    assert not np.isin(a[..., 0], kind(seed=0).examples("train", last)["inputs"]).any()
+    assert kind(held_out=12).sizes["test"] == 12
+
+
+def test_generated_streams_are_philox_at_the_index():
+    class Probe(Generated, name=None):
+        name = "probe"
+
+    (stream,) = Probe(seed=3)._streams("test", np.array([5]))
+    ours = stream.bit_generator.random_raw(6)
+    entropy = np.random.SeedSequence([zlib.crc32(b"probe"), 2, 3])
+    other = np.random.Philox(key=entropy.generate_state(2, np.uint64), counter=[0, 0, 0, 5])
+    np.testing.assert_array_equal(ours, other.random_raw(6))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_bad_split_and_index(name):
+    task = tasks.get(name)()
+    with pytest.raises(ValueError, match=r"'valid'.*train, validation, test"):
+        task.examples("valid", np.array([0]))
+    for index in (-1, task.sizes["test"]):
+        with pytest.raises(IndexError, match=f"{task.sizes['test']} test examples.*{index}"):
+            task.examples("test", np.array([index]))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "allowed"),
+    [
+        ("copy_first", "length", 0, "an integer >= 1"),
+        ("copy_first", "length", 2.5, "an integer >= 1"),
+        ("copy_first", "seed", -1, "an integer >= 0"),
+        ("copy_first", "held_out", 0, "an integer >= 1"),
+        ("evidence", "cue", 0, "an integer >= 1"),
+        ("evidence", "delay", -1, "an integer >= 0"),
+        ("evidence", "mean", 0.0, "a finite number > 0"),
+        ("evidence", "noise", float("nan"), "a finite number > 0"),
+        ("digits", "permutation_seed", -1, "an integer >= 0"),
+        ("psmnist", "permutation_seed", True, "an integer >= 0"),
+        ("digits", "retention", (64,), "one length only"),
+    ],
+)
+def test_bad_options_say_what_is_allowed(name, option, value, allowed):
+    pattern = rf"^task\.{option} = {re.escape(repr(value))}, allowed for {name}: .*{re.escape(allowed)}[^\n]*$"
+    with pytest.raises(ValueError, match=pattern):
+        tasks.get(name)(**{option: value})
+
+
+def test_bad_retention_names_the_length():
+    with pytest.raises(ValueError, match=r"task\.retention = \(5, 0\), of which task\.length = 0"):
+        tasks.get("copy_first")(retention=(5, 0))
+
+
+def test_at_changes_the_length_alone():
+    task = tasks.get("evidence")(cue=3, seed=9).at(11)
+    assert (task.cue, task.seed, task.delay, task.length) == (3, 9, 11, 15)
+    assert tasks.get("copy_first")().at(7).length == 7
+    with pytest.raises(ValueError, match="digits has one length only, 64"):
+        tasks.get("digits")().at(65)
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_loss_and_metrics_are_per_example_under_jit(name):
+    task = tasks.get(name)()
+    targets = np.ones((4, 1), np.float32) if task.outputs == 1 else np.array([0, 1, 1, 0])
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(4, task.outputs)), jnp.bfloat16)
+    batch = {"targets": targets}
+    loss = jax.jit(task.loss)(outputs, batch)
+    metrics = jax.jit(task.metrics)(outputs, batch)
+    assert loss.shape == (4,)
+    assert loss.dtype == jnp.float32
+    assert task.metric in metrics
+    assert task.goal in ("min", "max")
+    assert all(value.shape == (4,) and value.dtype == jnp.float32 for value in metrics.values())
+    # The best outputs have the best metric, and chance lies on the worse side of it.
+    best = targets if task.outputs == 1 else 9 * np.eye(task.outputs)[targets]
+    value = float(task.metrics(jnp.asarray(best), batch)[task.metric].mean())
+    assert value == (0 if task.goal == "min" else 1)
+    assert task.chance > value if task.goal == "min" else task.chance < value
+
+
+def test_cross_entropy_and_accuracy():
+    logits = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
+    targets = np.array([0, 1])
+    exact = [np.log(np.exp(row).sum()) - row[target] for row, target in zip(logits, targets)]
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), targets), exact, rtol=1e-6)
+    np.testing.assert_array_equal(accuracy(jnp.asarray(logits), targets), [1, 0])
+
+
+def test_permutation():
+    order = permutation(100, 1, 2)
+    np.testing.assert_array_equal(np.sort(order), np.arange(100))
+    assert not np.array_equal(order, np.arange(100))
+    assert not np.array_equal(order, permutation(100, 2, 1))
+    # The numbers of psmnist's default order: they may never change.
+    assert permutation(784, 0)[:6].tolist() == [652, 293, 617, 707, 693, 382]
