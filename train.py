@@ -7,21 +7,18 @@ One loop for every task and cell: select on validation, report test once. The sa
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
 import pathlib
-import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,348 +28,13 @@ import yaml
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 import mru
 import mru.checkpoint
+import results
 import tasks
+from configs import Config, DistributedConfig, MeshConfig, Ramp, UserError, model_arguments, parse
 from tasks.pipeline import evaluation_batches, train_batches
-
-# ---------------------------------------------------------------------------------------------------------- config
-
-
-class UserError(Exception):
-    """A mistake of the user's, told in one line; exit code 2."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The model.
-
-    Args:
-        cells: One registry name a block, "lru+bmru" for two side by side; a list, or names joined by commas.
-        width: Width D of the residual stream.
-        state_size: State channels N of every cell.
-        positions: Channels of sinusoidal positions concatenated to the input (even); 0 for none.
-        expansion: Hidden width of each block's gated MLP as a multiple of the width; 0 for no MLP.
-        dropout: Dropout rate on the residual branches.
-        pooling: What the head reads; the task's own choice if null.
-        bidirectional: Run every cell in both directions.
-        options: Further arguments of cells by registry name, such as {s5: {discretization: bilinear}}.
-        dtype: Dtype of the computation; parameters and states are float32 in any case.
-        method: Method of mru.scan.
-        remat: Recompute blocks in the backward pass instead of storing what is inside them.
-    """
-
-    cells: list[str] | str = dataclasses.field(default_factory=lambda: ["lru", "pmru"])
-    width: PositiveInt = 128
-    state_size: PositiveInt = 128
-    positions: NonNegativeInt = 0
-    expansion: NonNegativeFloat = 2.0
-    dropout: NonNegativeFloat = 0.0
-    pooling: Literal["mean", "last", "none"] | None = None
-    bidirectional: bool = False
-    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    method: Literal["auto", "sequential", "associative"] = "auto"
-    remat: bool = False
-
-    @property
-    def blocks(self) -> list[str]:
-        """`cells`, one name a block."""
-        names = self.cells.split(",") if isinstance(self.cells, str) else self.cells
-        return [name.strip() for name in names]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with warm-up, cosine decay and clipping.
-
-    Args:
-        lr: Peak learning rate.
-        weight_decay: Decoupled weight decay of the matrices.
-        state_lr_factor: Learning rate of the parameters of state updates over that of the others.
-        warmup: Fraction of the steps with linearly rising learning rate.
-        final: Learning rate at the end over its peak.
-        clip: Largest global norm of the gradient.
-        b1: Decay of the first moment.
-        b2: Decay of the second moment.
-    """
-
-    lr: PositiveFloat = 3e-3
-    weight_decay: NonNegativeFloat = 0.01
-    state_lr_factor: PositiveFloat = 1.0
-    warmup: NonNegativeFloat = 0.1
-    final: NonNegativeFloat = 0.01
-    clip: PositiveFloat | None = 1.0
-    b1: NonNegativeFloat = 0.9
-    b2: NonNegativeFloat = 0.999
-
-
-@dataclasses.dataclass(frozen=True)
-class Ramp:
-    """A scalar that goes linearly from `start` to `end` while training is between two fractions of its steps.
-
-    Args:
-        start: Value before.
-        end: Value after.
-        begin: Fraction of the steps at which it begins to move.
-        finish: Fraction of the steps at which it has arrived.
-    """
-
-    start: float = 1.0
-    end: float = 0.0
-    begin: NonNegativeFloat = 0.2
-    finish: NonNegativeFloat = 0.6
-
-    def __call__(self, step: jax.Array, steps: int) -> jax.Array:
-        """The value at a step, exactly `end` from the last step of the ramp on."""
-        begin, finish = self.begin * steps, self.arrival(steps)
-        return self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
-
-    def arrival(self, steps: int) -> int:
-        """The first step with the value `end`."""
-        return math.ceil(self.finish * steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The train loop.
-
-    Args:
-        steps: Optimiser steps.
-        batch_size: Examples of a step, over all devices.
-        seed: Seed of the parameters, the order of the examples and the dropout.
-        eval_every: Steps between evaluations, each of which also saves a checkpoint.
-        log_every: Steps that one line of metrics.jsonl averages.
-        steps_per_dispatch: Steps in one call of the device; if null, up to 10 that divide what must divide.
-        patience: Stop after so many evaluations without a better one; never if null.
-        schedules: Ramps of the scalars that cells leave to a schedule, by their names. Evaluation, selection and early
-            stopping begin once those of the model's cells have arrived.
-    """
-
-    steps: PositiveInt = 1000
-    batch_size: PositiveInt = 32
-    seed: NonNegativeInt = 0
-    eval_every: PositiveInt = 200
-    log_every: PositiveInt = 50
-    steps_per_dispatch: PositiveInt | None = None
-    patience: PositiveInt | None = None
-    schedules: dict[str, Ramp] = dataclasses.field(default_factory=lambda: {"epsilon": Ramp()})
-
-    @property
-    def dispatch(self) -> int:
-        """Steps in one call of the device; every boundary of the loop is one of theirs."""
-        if self.steps_per_dispatch:
-            return self.steps_per_dispatch
-        common = math.gcd(self.steps, self.eval_every)
-        return max(k for k in range(1, 11) if common % k == 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """The device mesh.
-
-    Args:
-        data: Devices that share a batch; -1 for all that are left.
-        seq: Devices that share the time axis: 1 for now.
-        model: Devices that share the parameters.
-    """
-
-    data: int = -1
-    seq: int = 1
-    model: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class DistributedConfig:
-    """Several processes; found by itself on SLURM, Open MPI and TPU pods.
-
-    Args:
-        coordinator_address: HOST:PORT of process 0.
-        num_processes: Number of processes.
-        process_id: Number of this process, from 0.
-    """
-
-    coordinator_address: str | None = None
-    num_processes: PositiveInt | None = None
-    process_id: NonNegativeInt | None = None
-
-
-SECTIONS = {
-    "model": ModelConfig,
-    "optimizer": OptimizerConfig,
-    "train": TrainConfig,
-    "mesh": MeshConfig,
-    "distributed": DistributedConfig,
-}
-# What may differ when a run is resumed: where it runs, not what it computes.
-PLACEMENT = ("workdir", "mesh", "distributed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that defines a run."""
-
-    task: tasks.Task
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    train: TrainConfig
-    mesh: MeshConfig
-    distributed: DistributedConfig
-    workdir: pathlib.Path
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """All of it as plain data, as it is written to config.yaml."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
-        sections["model"]["cells"] = self.model.blocks
-        task = {"name": self.task.name} | dataclasses.asdict(self.task)
-        # Through JSON, so that what is compared with a file has lists for tuples.
-        return json.loads(json.dumps({"task": task, **sections, "workdir": str(self.workdir)}))
-
-
-def parse(argv: list[str]) -> Config:
-    """The config of a command line.
-
-    Raises:
-        UserError: Something in it does not fit.
-    """
-    kind = tasks.get(_task_name(argv))
-    parser = ArgumentParser(prog="train.py", description=__doc__, exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; later arguments override it.")
-    parser.add_argument("--workdir", type=str, default=None, help="Folder of the run; runs/ and the config's name.")
-    parser.add_argument("--task.name", type=str, default=kind.name, help=f"One of {', '.join(tasks.names())}.")
-    parser.add_class_arguments(kind, "task")
-    for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
-    try:
-        found = parser.parse_args(argv)
-    except ArgumentError as error:
-        raise UserError(_explain(str(error), kind)) from None
-    workdir = found.workdir
-    if workdir is None:
-        config = str(found.config[0]) if found.config else f"configs/{kind.name}.yaml"
-        relative = pathlib.PurePath(config).with_suffix("").parts
-        after = relative[relative.index("configs") + 1 :] if "configs" in relative else relative[-1:]
-        workdir = str(pathlib.PurePath("runs", *after))
-    del found.task.name
-    try:
-        values = parser.instantiate(found)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    config = Config(values.task, *(values[name] for name in SECTIONS), workdir=pathlib.Path(workdir))
-    _check(config)
-    return config
-
-
-def _task_name(argv: list[str]) -> str:
-    """The task named on the command line, or else in the config file, whose options the parser is then made of."""
-    peek = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    peek.add_argument("--config")
-    peek.add_argument("--task.name", dest="name")
-    try:
-        known, _ = peek.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    name = known.name
-    if name is None and known.config is not None:
-        try:
-            content = yaml.safe_load(pathlib.Path(known.config).read_text())
-        except OSError as error:
-            raise UserError(f"--config {known.config}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {known.config} is not YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"--config {known.config} must hold a mapping with keys such as task and model")
-        task = content.get("task")
-        name = task.get("name") if isinstance(task, dict) else None
-    if name is None and not {"-h", "--help"} & set(argv):
-        raise UserError(f"task.name is missing, allowed: {', '.join(tasks.names())}")
-    try:
-        tasks.get(name or "digits")
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return name or "digits"
-
-
-def _explain(message: str, kind: type[tasks.Task]) -> str:
-    """jsonargparse's message, with the names that are allowed where an unknown one was given."""
-    unknown = re.search(r"unrecognized arguments: --(\w+)|Group '(\w+)' does not accept|Key '(\w+)", message)
-    if unknown:
-        section = next(name for name in unknown.groups() if name)
-        fields = ["name", *(f.name for f in dataclasses.fields(kind))] if section == "task" else (
-            [f.name for f in dataclasses.fields(SECTIONS[section])] if section in SECTIONS else []
-        )  # fmt: skip
-        allowed = ", ".join(f"{section}.{f}" for f in fields) if fields else ", ".join(["task", *SECTIONS, "workdir"])
-        message = f"{message}; allowed: {allowed}"
-    return message
-
-
-def _check(config: Config) -> None:
-    """Combinations that can not work, before anything is compiled."""
-    model, optimizer, train, mesh = config.model, config.optimizer, config.train, config.mesh
-
-    def require(valid: bool, field: str, value: Any, allowed: str) -> None:
-        if not valid:
-            raise UserError(f"{field} = {value}, allowed: {allowed}")
-
-    require(train.eval_every <= train.steps, "train.eval_every", train.eval_every, f"at most train.steps = {train.steps}")
-    for field in ("steps", "eval_every"):
-        value, k = getattr(train, field), train.dispatch
-        require(value % k == 0, "train.steps_per_dispatch", k, f"a divisor of train.{field} = {value}")
-    for name, ramp in train.schedules.items():
-        require(ramp.begin <= ramp.finish <= 1, f"train.schedules.{name}", ramp, "begin <= finish <= 1")
-    for field in ("warmup", "final", "b1", "b2"):
-        value = getattr(optimizer, field)
-        require(0 <= value <= 1 and (field[0] != "b" or value < 1), f"optimizer.{field}", value, "between 0 and 1")
-    require(mesh.seq == 1, "mesh.seq", mesh.seq, "1: the time axis can not be sharded yet")
-    require(mesh.model >= 1, "mesh.model", mesh.model, "at least 1")
-    require(mesh.data == -1 or mesh.data >= 1, "mesh.data", mesh.data, "at least 1, or -1 for all devices left")
-    told = [v is not None for v in dataclasses.astuple(config.distributed)]
-    require(all(told) or not any(told), "distributed", config.distributed, "all three fields, or none")
-    pooling = model.pooling or config.task.pooling
-    same = (pooling == "none") == (config.task.pooling == "none")
-    require(same, "model.pooling", pooling, f"like {config.task.pooling}, as {config.task.name} has that kind of target")
-    try:
-        nnx.eval_shape(lambda: mru.SequenceModel(**model_arguments(config), rngs=nnx.Rngs(0)))
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
-    held = config.workdir / "config.yaml"
-    if held.is_file():
-        try:
-            before = yaml.safe_load(held.read_text())
-        except yaml.YAMLError:
-            before = None
-        changed = _differences(before, config.resolved) if isinstance(before, dict) else ["config.yaml, unreadable"]
-        require(
-            not changed, "workdir", config.workdir, f"a new folder, or settings as in that run; it has {'; '.join(changed)}"
-        )
-    elif config.workdir.exists() and not config.workdir.is_dir():
-        raise UserError(f"workdir = {config.workdir}, allowed: a folder; this is a file")
-
-
-def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
-    changed = []
-    for key in sorted({*before, *now} - set(PLACEMENT if not prefix else ())):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            changed += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            changed.append(f"{prefix}{key} = {a} (now {b})")
-    return changed
-
-
-def model_arguments(config: Config) -> dict[str, Any]:
-    """The arguments of `mru.SequenceModel`, as plain data: they are kept with each checkpoint."""
-    task, model = config.task, config.model
-    arguments = dataclasses.asdict(model) | {"cells": model.blocks, "pooling": model.pooling or task.pooling}
-    arguments["dtype"] = None if model.dtype == "float32" else model.dtype
-    return {"inputs": task.features, "vocabulary": task.vocabulary, "outputs": task.outputs} | arguments
-
-
-# ------------------------------------------------------------------------------------------- devices and state
 
 
 def start_processes(config: DistributedConfig) -> None:
@@ -540,7 +202,8 @@ class Trainer:
     @functools.cached_property
     def _chunk(self) -> Any:
         return jax.jit(
-            lambda params, rest, x, state: nnx.merge(self.graphdef, params, rest)(x, state), out_shardings=self.replicated
+            lambda params, rest, x, state: nnx.merge(self.graphdef, params, rest)(x, state),
+            out_shardings=self.replicated,
         )
 
     def evaluate_at(self, state: TrainState, task: tasks.Task, stop: Stop) -> dict[str, float]:
@@ -555,7 +218,7 @@ class Trainer:
             outputs, carried = [], nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
             x, first = batch["inputs"], task.length % chunk
             bounds = [0, *([first] if first else []), *range(first + chunk, task.length + 1, chunk)]
-            for begin, end in zip(bounds, bounds[1:], strict=False):
+            for begin, end in itertools.pairwise(bounds):
                 output, carried = self._chunk(state.params, state.rest, x[:, begin:end], carried)
                 outputs = [*outputs, output] if task.pooling == "none" else [output]
                 stop.check()
@@ -688,72 +351,57 @@ def write(path: pathlib.Path, text: str) -> None:
     part.replace(path)
 
 
-def named_leaves(tree: Any) -> dict[str, jax.Array]:
-    """The leaves of any tree by their paths."""
-    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+def save(checkpoints: Any, config: Config, state: TrainState, progress: dict[str, Any], metrics: Any) -> None:
+    """Save a train state, in the background, ranked by its validation metrics if it has some."""
+    mru.checkpoint.save(
+        checkpoints,
+        int(state.step),
+        **_arrays(state),
+        about={"model": model_arguments(config), "task": config.resolved["task"], "progress": progress},
+        metrics=metrics,
+    )
 
 
-class Checkpoints:
-    """Saving a `TrainState` with its progress, and getting it back."""
+def restore(checkpoints: Any, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    """The train state of a step, with the shardings of `like`, and its progress."""
+    target = _arrays(like)
+    found, about = mru.checkpoint.restore(checkpoints, step, **target)
+    leaves = [found["train"][name] for name in target["train"]]
+    rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
+    params, others = (mru.checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
+    return TrainState(params, others, *rest), about["progress"]
 
-    def __init__(self, config: Config):
-        task = config.task
-        self.about = {"model": model_arguments(config), "task": config.resolved["task"]}
-        self.manager = mru.checkpoint.manager(config.workdir, task.metric, task.goal)
-        self.damaged = config.workdir / "damaged"
 
-    def save(self, state: TrainState, step: int, progress: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        """Save, in the background."""
-        import orbax.checkpoint as ocp
+def _arrays(state: TrainState) -> dict[str, dict[str, jax.Array]]:
+    leaves = jax.tree_util.tree_leaves_with_path((state.optimizer, state.step))
+    return {
+        "model": mru.checkpoint.flatten(state.params) | mru.checkpoint.flatten(state.rest),
+        "train": {jax.tree_util.keystr(path): x for path, x in leaves},
+    }
 
-        # The next step donates these buffers, so what is written in the background must be copies.
-        state = jax.tree.map(jnp.copy, state)
-        model = mru.checkpoint.flatten(state.params) | mru.checkpoint.flatten(state.rest)
-        items = ocp.args.Composite(
-            model=ocp.args.StandardSave(model),
-            train=ocp.args.StandardSave(named_leaves(state.optimizer)),
-            about=ocp.args.JsonSave(self.about | {"progress": progress}),
-        )
-        self.manager.save(step, args=items, metrics=metrics)
 
-    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-        """The state and progress of a step, with the shardings of `like`."""
-        import orbax.checkpoint as ocp
+def resume(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, or None if there are none; damaged ones are moved aside.
 
-        model = mru.checkpoint.flatten(like.params) | mru.checkpoint.flatten(like.rest)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, (model, named_leaves(like.optimizer)))
-        items = ocp.args.Composite(
-            model=ocp.args.StandardRestore(target[0]),
-            train=ocp.args.StandardRestore(target[1]),
-            about=ocp.args.JsonRestore(),
-        )
-        found = self.manager.restore(step, args=items)
-        optimizer = jax.tree.unflatten(jax.tree.structure(like.optimizer), [found["train"][k] for k in target[1]])
-        count = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
-        params = mru.checkpoint.unflatten(like.params, found["model"])
-        state = TrainState(params, mru.checkpoint.unflatten(like.rest, found["model"]), optimizer, count)
-        return state, found["about"]["progress"]
-
-    def newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None if there are none; damaged ones are moved aside.
-
-        Raises:
-            UserError: There are checkpoints, and none of them can be read.
-        """
-        steps = sorted(self.manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                return self.restore(like, step)
-            except Exception as error:  # whatever a damaged file makes of the reader
-                reason = " ".join(str(error).split())[:200]
-                say(f"warning: checkpoint {step} is damaged ({reason}); moved to {self.damaged}")
-                if jax.process_index() == 0:
-                    self.damaged.mkdir(exist_ok=True)
-                    (self.manager.directory / str(step)).rename(self.damaged / f"{step}-{time.time_ns()}")
-                self.manager.reload()
-        if steps:
-            raise UserError(f"none of the checkpoints {steps} could be read; {self.damaged} keeps them. Start again?")
-        return None
+    Raises:
+        UserError: There are checkpoints, and none of them can be read.
+    """
+    steps, aside = sorted(checkpoints.all_steps(), reverse=True), workdir / "damaged"
+    for step in steps:
+        try:
+            return restore(checkpoints, like, step)
+        except Exception as error:  # whatever a damaged file makes of its reader
+            reason = " ".join(str(error).split())[:200]
+            say(f"warning: checkpoint {step} is damaged, moved to {aside}; going on from the one before it ({reason})")
+            if jax.process_index() == 0:
+                aside.mkdir(exist_ok=True)
+                (checkpoints.directory / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+            if jax.process_count() > 1:
+                jax.experimental.multihost_utils.sync_global_devices("damaged checkpoint moved")
+            checkpoints.reload()
+    if steps:
+        raise UserError(f"workdir = {workdir}: none of its checkpoints {steps} can be read; they are in {aside}")
+    return None
 
 
 def say(message: str) -> None:
@@ -772,40 +420,69 @@ def run(config: Config, argv: list[str]) -> int:
         config.task.examples("train", np.zeros(1, np.int64))
     except tasks.MissingData as error:
         raise UserError(str(error)) from None
+    if (config.workdir / "summary.json").is_file():
+        say(f"{config.workdir} is complete: it has its summary.json. Name another --workdir for a new run.")
+        return 0
     try:
         config.workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             write(config.workdir / "config.yaml", yaml.safe_dump(config.resolved, sort_keys=False))
     except OSError as error:
-        raise UserError(f"workdir = {config.workdir}, allowed: a folder that can be written; {error.strerror}") from None
+        raise UserError(f"workdir = {config.workdir}, allowed: a folder to write in; {error.strerror}") from None
 
     trainer = Trainer(config, mesh)
     state = trainer.initial()
-    checkpoints = Checkpoints(config)
-    progress = {"best": None, "best_step": None, "since_best": 0, "train_seconds": 0.0, "wall_seconds": 0.0}
-    if (found := checkpoints.newest(state)) is not None:
-        state, progress = found
-    start = int(state.step)
-    say(
-        f"{config.task.name} with {', '.join(config.model.blocks)}: {trainer.parameters:,} parameters, "
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.workdir}"
-        + (f", resumed at step {start}" if start else "")
-    )
-    try:
-        state, progress, compile_seconds = train_loop(config, trainer, state, progress, checkpoints, stop, began)
-        report(config, trainer, state, progress, checkpoints, stop, compile_seconds, began, argv)
-    except Stopped:
-        checkpoints.manager.wait_until_finished()
-        say(f"stopped by {stop.signal or 'a signal'}; saved. Run the same command to go on.")
-    except FloatingPointError as error:
-        checkpoints.manager.wait_until_finished()
-        last = checkpoints.manager.latest_step()
-        good = "there is no checkpoint before it" if last is None else f"last good checkpoint: {checkpoints.manager.directory / str(last)}"
-        say(f"error: the loss is not finite at step {error}; {good}. Lower optimizer.lr or optimizer.clip.")
-        return 1
-    finally:
-        checkpoints.manager.close()
+    progress = {"best": None, "best_step": None, "since_best": 0, "train_seconds": 0.0, "wall": 0.0, "compile": 0.0}
+    with mru.checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
+        if (found := resume(checkpoints, state, config.workdir)) is not None:
+            state, progress = found
+        start = int(state.step)
+        say(
+            f"{config.task.name} with {', '.join(config.model.blocks)}: {trainer.parameters:,} parameters, "
+            f"{device()}, {config.workdir}" + (f", resumed at step {start}" if start else "")
+        )
+        clock = Clock(began, progress)
+        try:
+            state, progress = train_loop(config, trainer, state, progress, checkpoints, stop, clock)
+            report(config, trainer, state, progress, checkpoints, stop, clock, argv)
+        except Stopped:
+            checkpoints.wait_until_finished()
+            say(f"stopped by {stop.signal or 'a signal'} and saved; the same command goes on from here")
+        except FloatingPointError as error:
+            checkpoints.wait_until_finished()
+            last = checkpoints.latest_step()
+            good = "none was saved yet" if last is None else checkpoints.directory / str(last)
+            say(f"error: the loss is not finite at step {error}; last good checkpoint: {good}")
+            return 1
     return 0
+
+
+def device() -> str:
+    """The devices of the run."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+class Clock:
+    """Seconds of the run, over all its resumptions: all of them, those of compilation, those of the train loop."""
+
+    def __init__(self, began: float, progress: dict[str, Any]):
+        self.began, self.earlier = began, progress["wall"]
+        self.compile, self.train = progress["compile"], progress["train_seconds"]
+        self.since: float | None = None
+
+    def wall(self) -> float:
+        """All of them."""
+        return self.earlier + time.perf_counter() - self.began
+
+    def start(self) -> None:
+        """The train loop goes on."""
+        self.since = time.perf_counter()
+
+    def pause(self) -> None:
+        """The train loop stands still, for an evaluation."""
+        if self.since is not None:
+            self.train += time.perf_counter() - self.since
+        self.since = None
 
 
 def train_loop(
@@ -813,15 +490,24 @@ def train_loop(
     trainer: Trainer,
     state: TrainState,
     progress: dict[str, Any],
-    checkpoints: Checkpoints,
+    checkpoints: Any,
     stop: Stop,
-    began: float,
-) -> tuple[TrainState, dict[str, Any], float]:
-    """Train from `state` to the last step or an early stop; the state, the progress and the seconds of compilation."""
+    clock: Clock,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Train from `state` to the last step or an early stop; the state and the progress then.
+
+    Raises:
+        Stopped: A signal came; the state is saved.
+        FloatingPointError: The loss was not finite; nothing of it is saved.
+    """
     train, task = config.train, config.task
     step = int(state.step)
-    if step >= train.steps or finished_early(config, progress):
-        return state, progress, 0.0
+
+    def finished():
+        return step >= train.steps or (train.patience is not None and progress["since_best"] >= train.patience)
+
+    if finished():
+        return state, progress
     batches = train_batches(
         task,
         batch_size=train.batch_size,
@@ -832,14 +518,13 @@ def train_loop(
         process_count=jax.process_count(),
     )
     log = Log(config.workdir, step, train.steps, task.metric)
-    first = trainer.place(next(batches), 1)
-    clock = time.perf_counter()
-    compiled = trainer.compile(state, first)
-    compile_seconds = time.perf_counter() - clock
-    clock, before, earlier = time.perf_counter(), progress["train_seconds"], progress["wall_seconds"]
-    pause = 0.0
     try:
-        for batch in _prepend(first, (trainer.place(batch, 1) for batch in batches)):
+        first = trainer.place(next(batches), 1)
+        begin = time.perf_counter()
+        compiled = trainer.compile(state, first)
+        clock.compile += time.perf_counter() - begin
+        clock.start()
+        for batch in itertools.chain([first], (trainer.place(batch, 1) for batch in batches)):
             state, metrics = compiled(state, batch)
             step += train.dispatch
             log.train(step, metrics)
@@ -851,11 +536,7 @@ def train_loop(
             if not (evaluating or stopping):
                 continue
             log.fetch(keep=0)
-            now = time.perf_counter()
-            progress = progress | {
-                "train_seconds": before + now - clock - pause,
-                "wall_seconds": earlier + now - began,
-            }
+            clock.pause()
             values = None
             if evaluating:
                 log.flush(step)
@@ -863,21 +544,17 @@ def train_loop(
                 values = trainer.evaluate(state, "validation")
                 log.line(step, "validation", values)
                 progress = progress | selected(task, progress, values[task.metric], step)
-            checkpoints.save(state, step, progress, values)
-            pause += time.perf_counter() - now
-            if stopping:
+            progress = progress | {"wall": clock.wall(), "compile": clock.compile, "train_seconds": clock.train}
+            save(checkpoints, config, state, progress, values)
+            if stopping and not finished():
                 raise Stopped
-            if step == train.steps or finished_early(config, progress):
-                return state, progress, compile_seconds
+            if finished():
+                return state, progress
+            clock.start()
     finally:
         log.close()
         batches.close()
     raise AssertionError("the stream of batches has no end")
-
-
-def _prepend(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def selected(task: tasks.Task, progress: dict[str, Any], value: float, step: int) -> dict[str, Any]:
@@ -888,128 +565,52 @@ def selected(task: tasks.Task, progress: dict[str, Any], value: float, step: int
     return {"since_best": progress["since_best"] + 1}
 
 
-def finished_early(config: Config, progress: dict[str, Any]) -> bool:
-    """Whether patience has run out."""
-    return config.train.patience is not None and progress["since_best"] >= config.train.patience
-
-
-# ---------------------------------------------------------------------------------------------------- the report
-
-
 def report(
     config: Config,
     trainer: Trainer,
     state: TrainState,
     progress: dict[str, Any],
-    checkpoints: Checkpoints,
+    checkpoints: Any,
     stop: Stop,
-    compile_seconds: float,
-    began: float,
+    clock: Clock,
     argv: list[str],
 ) -> None:
-    """Test metrics of the best checkpoint, retention curve, summary.json and plots."""
-    task, steps = config.task, int(state.step)
-    if (config.workdir / "summary.json").is_file():
-        say(f"{config.workdir} is complete: summary.json is there. Give another --workdir for a new run.")
-        return
-    trained = time.perf_counter()
-    best_step = progress["best_step"]
-    last = [line for line in read_log(config.workdir / "metrics.jsonl") if line["split"] == "validation"][-1:]
-    checkpoints.manager.wait_until_finished()
-    best, _ = checkpoints.restore(state, best_step)
-    evaluated = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
-    say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in evaluated.items()))
-    retention: dict[str, dict[str, float]] = {}
+    """Test metrics of the best checkpoint, once; then the retention curve, summary.json and the plots."""
+    task, best_step = config.task, progress["best_step"]
+    checkpoints.wait_until_finished()
+    best, _ = restore(checkpoints, state, best_step)
+    values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
+    say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in values.items()))
+    retention = {}
     for length in task.retention:
-        retention[str(length)] = trainer.evaluate_at(best, task.at(length), stop)
-        say(f"{task.retention_axis} {length:>9,}: test {task.metric} {retention[str(length)][task.metric]:.4g}")
+        retention[length] = trainer.evaluate_at(best, task.at(length), stop)[task.metric]
+        say(f"{task.retention_axis} {length:>9,}: test {task.metric} {retention[length]:.4g}")
     if jax.process_index() != 0:
         return
-    wall = progress["wall_seconds"] + time.perf_counter() - (trained if progress["wall_seconds"] else began)
+    log = read_log(config.workdir / "metrics.jsonl")
+    last = [line for line in log if line["split"] == "validation"][-1]
     summary = {
         "task": config.resolved["task"],
         "cells": config.model.blocks,
         "parameters": trainer.parameters,
-        "steps": steps,
+        "steps": int(state.step),
         "best_step": best_step,
         "seed": config.train.seed,
         "metric": task.metric,
         "chance": task.chance,
-        **evaluated,
-        "last_validation": {k: v for k, v in last[0].items() if k not in ("step", "split")} if last else None,
-        "retention": {length: values[task.metric] for length, values in retention.items()},
-        "seconds": {"wall": round(wall, 2), "compile": round(compile_seconds, 2)},
-        "steps_per_second": round(steps / progress["train_seconds"], 2),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": versions(),
+        **values,
+        "last_validation": {name: last[name] for name in values["validation"]},
+        "retention": retention,
+        "seconds": {"wall": round(clock.wall(), 2), "compile": round(clock.compile, 2)},
+        "steps_per_second": round(int(state.step) / clock.train, 2),
+        "device": device(),
+        "versions": results.versions(),
         "command": shlex.join(["python", "train.py", *argv]),
-        "commit": commit(),
+        "commit": results.commit(),
     }
-    plot(config, read_log(config.workdir / "metrics.jsonl"), summary)
+    results.plot(config.workdir / "plots", log, summary, task.retention_axis)
     write(config.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-    say(f"{wall:.0f} s; {config.workdir / 'summary.json'} and {config.workdir / 'plots'} are written")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    import importlib.metadata
-
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("mru-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def commit() -> str | None:
-    """The git commit of this file's tree, marked if the tree has changes; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def plot(config: Config, log: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Learning and retention curves, as PNG files in WORKDIR/plots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    task, folder = config.task, config.workdir / "plots"
-    folder.mkdir(exist_ok=True)
-    title = f"{task.name}: {', '.join(config.model.blocks)}"
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, name in zip(axes, ("loss", task.metric), strict=True):
-        for split, style in (("train", {"alpha": 0.7}), ("validation", {"marker": ".", "color": "black"})):
-            points = [(line["step"], line[name]) for line in log if line["split"] == split]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=split, **style)
-        axis.set(xlabel="step", ylabel=name)
-    axes[1].axhline(task.chance, color="grey", linestyle=":", label="chance")
-    axes[1].plot(summary["best_step"], summary["test"][task.metric], "r*", label="test, at the best step")
-    axes[1].legend(fontsize=8)
-    if task.goal == "min":
-        for axis in axes:
-            axis.set_yscale("log" if task.metric == "mse" else "linear")
-    figure.suptitle(title)
-    figure.savefig(folder / "learning.png", dpi=120)
-    plt.close(figure)
-    if not summary["retention"]:
-        return
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    axis.plot([int(n) for n in summary["retention"]], list(summary["retention"].values()), "o-", label="test")
-    axis.axhline(task.chance, color="grey", linestyle=":", label="chance")
-    axis.set(xscale="log", xlabel=task.retention_axis, ylabel=task.metric, title=title)
-    axis.set_yscale("log" if task.metric == "mse" else "linear")
-    axis.legend()
-    figure.savefig(folder / "retention.png", dpi=120)
-    plt.close(figure)
+    say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
 
 
 def main(argv: list[str] | None = None) -> int:

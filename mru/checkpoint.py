@@ -1,22 +1,26 @@
 """Checkpoints of a `SequenceModel`: where they lie in a run's folder, what is in them, and how to get the model back.
 
 `WORKDIR/checkpoints/STEP/` holds three items, written by Orbax: `model` (every variable of the model, by dotted name),
-`train` (what training needs to go on) and `about` (JSON: the arguments of the model, and progress). Nothing in them is
-executed on loading.
+`train` (what training needs to go on, by name) and `about` (JSON: the arguments of the model, progress). Nothing in
+them is executed on loading.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mru.model import SequenceModel
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
+
+# Orbax is slow to import and not needed to use a cell, so each function that uses it imports it.
 
 
 def flatten(state: nnx.State) -> dict[str, jax.Array]:
@@ -26,8 +30,8 @@ def flatten(state: nnx.State) -> dict[str, jax.Array]:
 
 def unflatten(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
     """`state` with its arrays replaced by those of the same name."""
-    paths = list(nnx.to_flat_state(state))
-    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in paths])
+    flat = nnx.to_flat_state(state)
+    return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
 
 
 def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = "min") -> ocp.CheckpointManager:
@@ -40,12 +44,14 @@ def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = 
         metric: Name of the validation metric that ranks checkpoints; None opens them for reading only.
         goal: "min" or "max".
     """
-    import orbax.checkpoint as ocp  # slow to import, and not needed to use a cell
+    import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
     directory = pathlib.Path(workdir).absolute() / "checkpoints"
     if metric is None:
-        return ocp.CheckpointManager(directory, options=ocp.CheckpointManagerOptions(read_only=True))
+        return ocp.CheckpointManager(
+            directory, options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+        )
 
     def rank(metrics):
         return metrics[metric]
@@ -59,20 +65,63 @@ def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = 
     return ocp.CheckpointManager(directory, options=options)
 
 
+def save(
+    checkpoints: ocp.CheckpointManager,
+    step: int,
+    *,
+    model: dict[str, jax.Array],
+    train: dict[str, jax.Array],
+    about: dict[str, Any],
+    metrics: dict[str, float] | None,
+) -> None:
+    """Save a step, in the background.
+
+    Args:
+        checkpoints: What `manager` returned.
+        step: Step that it is saved as.
+        model: Variables of the model, as `flatten` names them.
+        train: Other arrays by name.
+        about: JSON-serialisable; `about["model"]` holds the arguments of `SequenceModel`.
+        metrics: Validation metrics; None where the model is not to be ranked.
+    """
+    import orbax.checkpoint as ocp
+
+    # The next train step may donate these buffers, so what is written in the background must be copies.
+    model, train = jax.tree.map(jnp.copy, (model, train))
+    items = ocp.args.Composite(
+        model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train), about=ocp.args.JsonSave(about)
+    )
+    checkpoints.save(step, args=items, metrics=metrics)
+
+
+def restore(
+    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, jax.Array]
+) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
+    """The arrays of a step, and what `save` was told about it.
+
+    Args:
+        checkpoints: What `manager` returned.
+        step: Step to restore.
+        **like: `model` or `train`, or both: arrays with the names, shapes, dtypes and shardings to restore to.
+    """
+    import orbax.checkpoint as ocp
+
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = {name: ocp.args.StandardRestore(arrays) for name, arrays in target.items()}
+    found = checkpoints.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore(), **items))
+    return {name: found[name] for name in like}, found["about"]
+
+
 def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
     """The trained model of a run.
 
     Args:
         workdir: Folder of the run.
-        step: Which checkpoint; if None, the one that `summary.json` names as the best on validation, or else the newest.
+        step: Which checkpoint; if None, the one that `summary.json` names as best on validation, or else the newest.
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message names the folder and the steps that it has.
     """
-    import json
-
-    import orbax.checkpoint as ocp
-
     workdir = pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints; expected the workdir of a run of train.py")
@@ -85,16 +134,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
             step = steps[-1]
         if step not in steps:
             raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
-        about = checkpoints.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        model = SequenceModel(**about["model"], rngs=nnx.Rngs(0))
-        return restore_model(checkpoints, step, model)
-
-
-def restore_model(checkpoints: ocp.CheckpointManager, step: int, model: SequenceModel) -> SequenceModel:
-    """`model` with the variables of a checkpoint."""
-    import orbax.checkpoint as ocp
-
-    graphdef, state = nnx.split(model)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, flatten(state))
-    arrays = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target)))["model"]
-    return nnx.merge(graphdef, unflatten(state, arrays))
+        _, about = restore(checkpoints, step)
+        graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
+        found, _ = restore(checkpoints, step, model=flatten(state))
+        return nnx.merge(graphdef, unflatten(state, found["model"]))

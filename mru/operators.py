@@ -189,7 +189,7 @@ class Relay:
 
     def affine(self) -> Affine:
         """The relay with its leak."""
-        z = self.write
+        z = self.write.astype(jnp.promote_types(self.write.dtype, jnp.float32))  # the leak is not rounded to bfloat16
         return Affine(1 - z + z * self.leak, z * sign(self.candidate, self.width))
 
     def apply(self, h: Array) -> Array:

@@ -21,8 +21,8 @@ def adamw(
     """AdamW for a state of `nnx.Param`s, in three groups read off the parameters themselves.
 
     A parameter declared as `StateParam` (of a state update: eigenvalues, steps, input matrices) has the learning rate
-    times `state_lr_factor` and no weight decay; one of fewer than two axes (bias, scale) has no weight decay; any other is
-    decayed.
+    times `state_lr_factor` and no weight decay; one of fewer than two axes (bias, scale) has no weight decay; any other
+    is decayed.
 
     Args:
         learning_rate: Constant or schedule of the step.
