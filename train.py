@@ -211,7 +211,7 @@ class Trainer:
 
         The number of examples falls with the length, so that every point takes about the same time.
         """
-        chunk, rows, budget = 4000, 16, 2**24
+        chunk, rows, budget = 1000, 16, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
         sums = []
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
