@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -125,7 +126,7 @@ class Trainer:
         self.graphdef, params, rest = nnx.split(abstract, nnx.Param, ...)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         moved = {path[-1] for path, leaf in nnx.to_flat_state(rest) if isinstance(leaf, mru.cells.Scheduled)}
-        ramps = [ramp for name, ramp in config.train.schedules.items() if name in moved]
+        ramps = [ramp for name, ramp in config.train.ramps.items() if name in moved]
         # Until a scheduled scalar has arrived the model is not the one that will be used: nothing is selected.
         self.settled = max((ramp.arrival(steps) for ramp in ramps), default=0)
         self.shardings = shard_parameters(mesh, jax.eval_shape(self._initial))
@@ -136,7 +137,7 @@ class Trainer:
 
     def _initial(self) -> TrainState:
         _, params, rest = nnx.split(self._model(), nnx.Param, ...)
-        rest = set_schedules(rest, self.config.train.schedules, jnp.zeros((), jnp.int32), self.config.train.steps)
+        rest = set_schedules(rest, self.config.train.ramps, jnp.zeros((), jnp.int32), self.config.train.steps)
         return TrainState(params, rest, self.transform.init(params), jnp.zeros((), jnp.int32))
 
     def initial(self) -> TrainState:
@@ -145,7 +146,7 @@ class Trainer:
 
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         train = self.config.train
-        rest = set_schedules(state.rest, train.schedules, state.step, train.steps)
+        rest = set_schedules(state.rest, train.ramps, state.step, train.steps)
         key = jax.random.fold_in(self.key, state.step)
 
         def loss_of(params):
@@ -157,8 +158,8 @@ class Trainer:
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer = self.transform.update(gradient, state.optimizer, state.params)
-        metrics = metrics | {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
-        rest = set_schedules(state.rest, train.schedules, state.step + 1, train.steps)
+        metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        rest = set_schedules(state.rest, train.ramps, state.step + 1, train.steps)
         return TrainState(optax.apply_updates(state.params, updates), rest, optimizer, state.step + 1), metrics
 
     def compile(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
@@ -199,6 +200,9 @@ class Trainer:
         )
         return mean([self._sums(state.params, state.rest, self.place(batch, 0)) for batch in batches])
 
+    def _merge(self, state: TrainState) -> mru.SequenceModel:
+        return nnx.merge(self.graphdef, state.params, state.rest)
+
     @functools.cached_property
     def _chunk(self) -> Any:
         return jax.jit(
@@ -211,11 +215,12 @@ class Trainer:
 
         The number of examples falls with the length, so that every point takes about the same time.
         """
-        chunk, rows, budget = 1000, 16, 2**22
+        whole = self.config.model.bidirectional  # such a model carries no state
+        chunk, rows, budget = task.length if whole else 1000, 16, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
         sums = []
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
-            outputs, carried = [], nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
+            outputs, carried = [], None if whole else self._merge(state).initial_state((rows,))
             x, first = batch["inputs"], task.length % chunk
             bounds = [0, *([first] if first else []), *range(first + chunk, task.length + 1, chunk)]
             for begin, end in itertools.pairwise(bounds):
@@ -270,13 +275,14 @@ class Stop:
 class Log:
     """metrics.jsonl, TensorBoard events and the progress bar, written by process 0."""
 
-    def __init__(self, workdir: pathlib.Path, start: int, steps: int, metric: str):
+    def __init__(self, config: Config, start: int, window: dict[str, list[float]]):
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
-        self.active, self.metric, self.path = jax.process_index() == 0, metric, workdir / "metrics.jsonl"
+        workdir, self.active = config.workdir, jax.process_index() == 0
+        self.metric, self.every, self.path = config.task.metric, config.train.log_every, workdir / "metrics.jsonl"
         self.waiting: list[tuple[int, dict[str, jax.Array]]] = []
-        self.window: list[dict[str, np.ndarray]] = []
+        self.window = [{name: np.asarray(x, np.float32) for name, x in window.items()}] if window else []
         self.shown: dict[str, str] = {}
         if not self.active:
             return
@@ -284,36 +290,44 @@ class Log:
         write(self.path, "".join(json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= start))
         self.events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
         interval = 0.5 if sys.stderr.isatty() else 10
-        self.bar = tqdm(total=steps, initial=start, unit="step", mininterval=interval, dynamic_ncols=True)
+        self.bar = tqdm(total=config.train.steps, initial=start, unit="step", mininterval=interval, dynamic_ncols=True)
 
     def train(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take the metrics of the steps up to `step`, which the device may still be computing."""
         self.waiting.append((step, metrics))
 
     def fetch(self, keep: int) -> None:
-        """Fetch all metrics but the newest `keep`, for which the device would have to be waited for.
+        """Fetch all metrics but the newest `keep`, for which the device would have to be waited for; write what is due.
 
         Raises:
-            FloatingPointError: The loss was not finite; the argument is the step.
+            FloatingPointError: The loss or its gradient was not finite; the argument is the step.
         """
         while len(self.waiting) > keep:
             step, metrics = self.waiting.pop(0)
             values = {name: np.atleast_1d(x) for name, x in jax.device_get(metrics).items()}
-            bad = np.flatnonzero(~np.isfinite(values["loss"]))
+            bad = np.flatnonzero(~np.isfinite(values["loss"] + values["gradient_norm"]))
+            before = step - len(values["loss"])
             if bad.size:
-                raise FloatingPointError(step - len(values["loss"]) + int(bad[0]) + 1)
+                raise FloatingPointError(before + int(bad[0]) + 1)
             self.window.append(values)
+            if step // self.every != before // self.every:
+                self.flush(step)
             self.shown |= {name: f"{values[name].mean():.4g}" for name in ("loss", self.metric)}
             if self.active:
                 self.bar.set_postfix(self.shown, refresh=False)
                 self.bar.update(step - self.bar.n)
 
-    def flush(self, step: int, **extra: float) -> None:
+    def pending(self) -> dict[str, list[float]]:
+        """What no line has averaged yet, by name, for a checkpoint between two lines."""
+        names = self.window[0] if self.window else {}
+        return {name: np.concatenate([w[name] for w in self.window]).tolist() for name in names}
+
+    def flush(self, step: int) -> None:
         """Write the means since the last line."""
         if self.window:
-            means = {name: float(np.concatenate([w[name] for w in self.window]).mean()) for name in self.window[0]}
+            means = {name: float(np.mean(x, dtype=np.float64)) for name, x in self.pending().items()}
             self.window = []
-            self.line(step, "train", means | extra)
+            self.line(step, "train", means)
 
     def line(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line, of one split."""
@@ -432,7 +446,8 @@ def run(config: Config, argv: list[str]) -> int:
 
     trainer = Trainer(config, mesh)
     state = trainer.initial()
-    progress = {"best": None, "best_step": None, "since_best": 0, "train_seconds": 0.0, "wall": 0.0, "compile": 0.0}
+    progress = {"best": None, "best_step": None, "since_best": 0, "window": {}}
+    progress |= {"train_seconds": 0.0, "wall": 0.0, "compile": 0.0}
     with mru.checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
         if (found := resume(checkpoints, state, config.workdir)) is not None:
             state, progress = found
@@ -452,7 +467,7 @@ def run(config: Config, argv: list[str]) -> int:
             checkpoints.wait_until_finished()
             last = checkpoints.latest_step()
             good = "none was saved yet" if last is None else checkpoints.directory / str(last)
-            say(f"error: the loss is not finite at step {error}; last good checkpoint: {good}")
+            say(f"error: the loss or its gradient is not finite at step {error}; last good checkpoint: {good}")
             return 1
     return 0
 
@@ -498,7 +513,7 @@ def train_loop(
 
     Raises:
         Stopped: A signal came; the state is saved.
-        FloatingPointError: The loss was not finite; nothing of it is saved.
+        FloatingPointError: The loss or its gradient was not finite; nothing of it is saved.
     """
     train, task = config.train, config.task
     step = int(state.step)
@@ -517,7 +532,7 @@ def train_loop(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    log = Log(config.workdir, step, train.steps, task.metric)
+    log = Log(config, step, progress["window"])
     try:
         first = trainer.place(next(batches), 1)
         begin = time.perf_counter()
@@ -531,8 +546,6 @@ def train_loop(
             log.fetch(keep=1)
             evaluating = step % train.eval_every == 0 or step == train.steps
             stopping = stop.requested(step)
-            if step // train.log_every != (step - train.dispatch) // train.log_every and not evaluating:
-                log.flush(step)
             if not (evaluating or stopping):
                 continue
             log.fetch(keep=0)
@@ -542,8 +555,11 @@ def train_loop(
                 log.flush(step)
             if evaluating and step >= trainer.settled:
                 values = trainer.evaluate(state, "validation")
+                if not math.isfinite(values[task.metric]):
+                    raise FloatingPointError(step)
                 log.line(step, "validation", values)
                 progress = progress | selected(task, progress, values[task.metric], step)
+            progress = progress | {"window": log.pending()}
             progress = progress | {"wall": clock.wall(), "compile": clock.compile, "train_seconds": clock.train}
             save(checkpoints, config, state, progress, values)
             if stopping and not finished():
@@ -578,7 +594,11 @@ def report(
     """Test metrics of the best checkpoint, once; then the retention curve, summary.json and the plots."""
     task, best_step = config.task, progress["best_step"]
     checkpoints.wait_until_finished()
-    best, _ = restore(checkpoints, state, best_step)
+    try:
+        best, _ = restore(checkpoints, state, best_step)
+    except Exception as error:  # whatever a damaged file makes of its reader
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged ({reason})") from None
     values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
     say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in values.items()))
     retention = {}
@@ -616,6 +636,8 @@ def report(
 def main(argv: list[str] | None = None) -> int:
     """The command line; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    # Orbax warns of each checkpoint without metrics, as those of a model whose schedules still move are meant to be.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return run(parse(argv), argv)
     except UserError as error:

@@ -120,7 +120,8 @@ class Ramp:
     def __call__(self, step: jax.Array, steps: int) -> jax.Array:
         """The value at a step, exactly `end` from the last step of the ramp on."""
         begin, finish = self.begin * steps, self.arrival(steps)
-        return self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
+        moving = self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
+        return jnp.where(step < finish, moving, self.end)
 
     def arrival(self, steps: int) -> int:
         """The first step with the value `end`."""
@@ -249,7 +250,8 @@ def parse(argv: list[str]) -> Config:
     sections = {"task": kind, **SECTIONS}
     hints: dict[str, Any] = {"workdir": str, "task.name": str}
     for section, holder in sections.items():
-        group = parser.add_argument_group(f"{section}: {(holder.__doc__ or '').splitlines()[0]}")
+        title = (holder.__doc__ or "").partition("\n")[0].rstrip(".")
+        group = parser.add_argument_group(f"{section}: {title}" if title else section)
         if section == "task":
             group.add_argument("--task.name", type=str, default=kind.name, help=f"One of {', '.join(tasks.names())}.")
         found = typing.get_type_hints(holder)
@@ -263,9 +265,6 @@ def parse(argv: list[str]) -> Config:
         given = parser.parse_args(argv).as_dict()
     except ArgumentError as error:
         raise UserError(_explain(str(error), hints, argv, content)) from None
-    for section in sections:
-        if not isinstance(given[section], dict):
-            raise UserError(f"{section} = {given[section]!r}, allowed: a mapping of its fields to their values")
     for name, hint in hints.items():
         section, _, field = name.partition(".")
         # A null in a file passes for any type.
@@ -324,8 +323,14 @@ def _task(argv: list[str]) -> tuple[type[tasks.Task], dict[str, Any]]:
             raise UserError(f"--config {known.config} is not YAML: {error}") from None
         if not isinstance(content, dict):
             raise UserError(f"--config {known.config} must hold a mapping with keys such as task and model")
-        task = content.get("task")
-        name = name or (task.get("name") if isinstance(task, dict) else None)
+        for section in ("task", *SECTIONS):
+            if not isinstance(content.get(section, {}), dict):
+                raise UserError(f"{section} = {content[section]!r}, allowed: a mapping of its fields to their values")
+        if "config" in content:
+            raise UserError(
+                f"config = {content['config']} in {known.config}, allowed: --config on the command line only"
+            )
+        name = name or content.get("task", {}).get("name")
     if name is None and not {"-h", "--help"} & set(argv):
         raise UserError(f"task.name is missing, allowed: {', '.join(tasks.names())}")
     try:
@@ -373,31 +378,31 @@ def _allowed(hint: Any) -> str:
 
 
 def _given(name: str, argv: list[str], content: dict[str, Any]) -> str:
-    """` = VALUE` as it was given for a dotted name on the command line, or else in the config file; or nothing."""
+    """NAME = VALUE as it was given, for a dotted name or what is in it, on the command line or else in the file."""
     for number in reversed(range(len(argv))):
         option, equals, value = argv[number].partition("=")
         if option == f"--{name}" or option.startswith(f"--{name}."):
-            return f" = {value if equals else ' '.join(argv[number + 1 : number + 2])}"
+            return f"{option[2:]} = {value if equals else ' '.join(argv[number + 1 : number + 2])}"
     found: Any = content
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
-            return ""
+            return name
         found = found[part]
-    return f" = {found}"
+    return f"{name} = {found}"
 
 
 def _explain(message: str, hints: dict[str, Any], argv: list[str], content: dict[str, Any]) -> str:
     """jsonargparse's message in our words: the field, what was given, what is allowed."""
     wrong = re.match(r'Parser key "([\w.]+)"', message)
     if wrong and wrong[1] in hints:
-        return f"{wrong[1]}{_given(wrong[1], argv, content)}, allowed: {_allowed(hints[wrong[1]])}"
+        return f"{_given(wrong[1], argv, content)}, allowed: {_allowed(hints[wrong[1]])}"
     unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", message)
     if unknown:
         name = unknown[1] or unknown[2]
         section = name.partition(".")[0]
         near = [field for field in hints if field.startswith(f"{section}.")]
         allowed = near or ["task", *SECTIONS, "workdir"]
-        return f"{name}{_given(name, argv, content)} is not a field, allowed: {', '.join(allowed)}"
+        return f"{_given(name, argv, content)} is not a field, allowed: {', '.join(allowed)}"
     return message
 
 

@@ -121,6 +121,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message names the folder and the steps that it has.
+        ValueError: The checkpoint does not hold a model of this version.
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
@@ -135,6 +136,9 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
         if step not in steps:
             raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
         _, about = restore(checkpoints, step)
-        graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
+        try:
+            graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{workdir}/checkpoints/{step} holds no model of this version: {error}") from None
         found, _ = restore(checkpoints, step, model=flatten(state))
         return nnx.merge(graphdef, unflatten(state, found["model"]))

@@ -276,6 +276,8 @@ class SequenceModel(nnx.Module):
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}")
         state = self.initial_state(batch) if state is None else state
         steps = jnp.arange(time, dtype=jnp.int32)
+        if reset is not None and lengths is not None:
+            reset = reset & (steps < lengths[..., None])  # in the padding nothing starts
         start, position = _positions(steps, state.position, reset)
         if lengths is not None and self.bidirectional:
             # Padding becomes a sequence of its own, which the backward cells leave behind.
@@ -302,7 +304,7 @@ class SequenceModel(nnx.Module):
             total = jnp.where(carried[..., None], total, 0) + jnp.where(
                 (keep & (steps < end))[..., None], x, 0
             ).sum(-2)  # fmt: skip
-            count = position[..., -1] + 1 if lengths is None else lengths
+            count = position[..., -1] + 1 if lengths is None else lengths - jnp.maximum(start, 0)
             x = total / jnp.broadcast_to(count, batch)[..., None]
         elif self.pooling == "last":
             x = (

@@ -41,9 +41,10 @@ def scan(
     Differentiable in `op`, `h0` and `reset_state`, to any order, by a custom VJP: the adjoint of every operator is one
     affine scan in the other direction, and only the states are stored for it.
 
-    `method="auto"` picks by platform, at lowering: "sequential" on CPU, where one pass over memory beat the
-    associative form at every shape measured (`python -m benchmarks.scan`); "associative" on GPU and TPU, where a loop
-    of T tiny steps is bound by its launches.
+    `method="auto"` picks by platform, at lowering: "sequential" on CPU, "associative" on GPU and TPU, where a loop of
+    T tiny steps is bound by its launches. The rule for CPU is measured, on two cores, forward and backward: at (4,
+    16384, 64) the sequential form took 76 to 124 ms by operator and the associative one 155 to 331 ms; at (16, 4000,
+    32) 33 to 62 and 74 to 145 ms; at (64, 64, 64), where neither matters, 1 to 3 ms and 1 to 4 ms.
 
     Args:
         op: `Affine`, `Latch`, `Clamp` or `Relay` with fields (..., T, N), T >= 1; half-precision fields are accumulated
