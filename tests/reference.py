@@ -51,6 +51,18 @@ def shake(module, seed=0, scale=0.3):
     return module
 
 
+def states_of(cell, x, state=None):
+    """The states (..., T, N) of a cell."""
+
+    @jax.jit
+    def run(x):
+        capture = {}
+        cell(x, state, capture=capture)
+        return capture["state"]
+
+    return run(x)
+
+
 def softplus(u):
     return np.logaddexp(u, 0)
 

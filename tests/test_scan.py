@@ -15,6 +15,7 @@ from reference import loop, np_sign, patterns, soft_step
 from mru import Affine, Clamp, Latch, Relay, scan
 
 METHODS = ["sequential", "associative", "auto"]
+jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,16 @@ def test_states_match_the_loop(name, time):
     shape = (len(reset), time, 2)  # each reset pattern is an element of the batch
     fields = case.draw(rng, shape)
     h0, start = state_like(rng, fields, shape[::2]), state_like(rng, fields, shape[::2])
-    kinds = {"none": {}, "reset": {"reset": reset}, "reset to": {"reset": reset, "reset_state": start}}
+    kinds = {"reset to": {"reset": reset, "reset_state": start}}
+    if time == 7:
+        kinds |= {"none": {}, "reset": {"reset": reset}}
 
     @jax.jit
     def run(fields, h0):
         op = case.build(fields)
         return {
             (method, kind, reverse): scan(op, h0, **kinds[kind], reverse=reverse, method=method)
-            for method in (METHODS if time == 7 else METHODS[:2])
+            for method in (METHODS if time == 2 else METHODS[:2])
             for kind in kinds
             for reverse in (False, True)
         }
@@ -158,22 +161,21 @@ def test_states_match_the_loop(name, time):
     method=st.sampled_from(METHODS),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_any_shape(name, batch, time, channels, reset_axes, reverse, method, seed):
     case, rng = CASES[name], np.random.default_rng(seed)
     fields = case.draw(rng, (*batch, time, channels))
     h0 = state_like(rng, fields, (*batch, channels))
     reset = rng.random((*batch[len(batch) - min(reset_axes, len(batch)) :], time)) < 0.3  # broadcast over the rest
     start = state_like(rng, fields, (channels,))
-    h = scan(case.build(fields), h0, reset=reset, reset_state=start, reverse=reverse, method=method)
+    h = jit_scan(case.build(fields), h0, reset=reset, reset_state=start, reverse=reverse, method=method)
     assert h.shape == (*batch, time, channels)
     np.testing.assert_allclose(h, oracle(case, fields, h0, reset, start, reverse), rtol=1e-5, atol=1e-5)
-    zero = scan(case.build(fields), reverse=reverse, method=method)  # the initial state is zero by default
-    np.testing.assert_allclose(zero, oracle(case, fields, 0 * h0, reverse=reverse), rtol=1e-5, atol=1e-5)
 
 
 def test_two_steps_by_hand():
     op = Affine(jnp.array([[2.0], [3.0]]), jnp.array([[10.0], [100.0]]))
+    np.testing.assert_array_equal(scan(op), [[10], [130]])  # the initial state is zero by default
     np.testing.assert_array_equal(scan(op, jnp.ones(1)), [[12], [136]])
     np.testing.assert_array_equal(scan(op, jnp.ones(1), reverse=True), [[216], [103]])
     np.testing.assert_array_equal(scan(op, jnp.ones(1), reset=np.array([False, True])), [[12], [103]])
@@ -190,9 +192,10 @@ def split(fields):
     return {k: v for k, v in fields.items() if v.dtype != bool}, {k: v for k, v in fields.items() if v.dtype == bool}
 
 
+@pytest.mark.usefixtures("quick_compile")
 @every_case
 def test_gradients_match_those_of_the_loop(name):
-    case, time = CASES[name], 6
+    case, time = CASES[name], 4
     rng, reset = np.random.default_rng(7), patterns(time)
     shape = (len(reset), time, 2)
     fields = case.draw(rng, shape)
@@ -213,17 +216,16 @@ def test_gradients_match_those_of_the_loop(name):
             step = case.soft or (lambda f, h: case.build(f).apply(h))
             return loss(loop(lambda t, h: step(at(smooth | rest, t), h), time, h0, reset, start, reverse, jnp))
 
-        for reverse in (False, True):
-            for r in (None, reset):
-                expected = jax.jit(jax.grad(by_loop, (0, 1, 2)), static_argnums=3)
-                expected = expected(*arguments, reverse, r)
-                for method in METHODS[:2]:
-                    grads = jax.jit(jax.grad(by_scan, (0, 1, 2)), static_argnums=(3, 4))
-                    grads = grads(*arguments, method, reverse, r)
-                    for mine, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
-                        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+        expected = jax.jit(jax.grad(by_loop, (0, 1, 2)), static_argnums=3)
+        grads = jax.jit(jax.grad(by_scan, (0, 1, 2)), static_argnums=(3, 4))
+        for reverse, r in [(False, None), (False, reset), (True, reset)]:
+            theirs = expected(*arguments, reverse, r)
+            for method in METHODS[:1] if r is None else METHODS[:2]:
+                mine = grads(*arguments, method, reverse, r)
+                jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), mine, theirs)
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", METHODS[:2])
 @pytest.mark.parametrize("name", ["affine", "complex affine", "constant a", "clamp"])
 def test_gradients_match_finite_differences(name, method):
@@ -248,15 +250,18 @@ def test_gradient_of_the_gradient_by_hand(method):
         a, b, h0 = v
         return scan(Affine(jnp.full((2, 1), a), jnp.full((2, 1), b)), h0[None], method=method)[-1, 0]
 
-    hessian = jax.jacrev(jax.jacrev(last))(jnp.array([0.5, 3.0, 7.0]))
+    hessian = jax.jit(jax.jacrev(jax.jacrev(last)))(jnp.array([0.5, 3.0, 7.0]))
     np.testing.assert_allclose(hessian, [[14, 1, 1], [1, 0, 0], [1, 0, 0]])
 
 
 def test_clamp_passes_the_gradient_to_the_active_bound():
     op = Clamp(jnp.array([[0.0], [3.0], [2.0]]), jnp.array([[9.0], [8.0], [2.5]]))  # hold, raise to lo, lower to hi
-    grads, h0_bar = jax.grad(lambda op, h0: (scan(op, h0) * jnp.array([[1.0], [10], [100]])).sum(), (0, 1))(
-        op, jnp.ones(1)
-    )
+
+    @jax.jit
+    def weighted(op, h0):
+        return (scan(op, h0) * jnp.array([[1.0], [10], [100]])).sum()
+
+    grads, h0_bar = jax.grad(weighted, (0, 1))(op, jnp.ones(1))
     np.testing.assert_array_equal(grads.lo.ravel(), [0, 10, 0])
     np.testing.assert_array_equal(grads.hi.ravel(), [0, 0, 100])
     np.testing.assert_array_equal(h0_bar, [1])
@@ -280,16 +285,16 @@ def exact_operators(rng, shape):
 @pytest.mark.parametrize("kind", ["latch", "latch float", "clamp", "affine"])
 def test_parallel_is_bitwise_sequential(kind, reverse):
     rng = np.random.default_rng(0)
-    op = exact_operators(rng, (300, 8))[kind]
-    h0, reset = normal(rng, (8,), float), rng.random(300) < 0.05
+    op = exact_operators(rng, (37, 200))[kind]
+    h0, reset = normal(rng, (200,), float), np.isin(np.arange(37), [5, 19])
     sequential, parallel = (
-        np.asarray(scan(op, h0, reset=reset, reverse=reverse, method=method)) for method in METHODS[:2]
+        np.asarray(jit_scan(op, h0, reset=reset, reverse=reverse, method=method)) for method in METHODS[:2]
     )
     np.testing.assert_array_equal(sequential.view(np.int32), parallel.view(np.int32))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["latch", "clamp", "affine", "constant a", "relay"])
+@pytest.mark.parametrize("method", METHODS[:2])
+@pytest.mark.parametrize("kind", ["latch", "clamp", "affine", "constant a"])
 def test_a_held_value_is_held_for_100_000_steps(kind, method):
     time, rng = 100_000, np.random.default_rng(0)
     wobble = rng.uniform(0.2, 2, (time, 1)).astype(np.float32)
@@ -298,29 +303,27 @@ def test_a_held_value_is_held_for_100_000_steps(kind, method):
         "clamp": Clamp(-wobble, wobble),
         "affine": Affine(np.ones((time, 1), np.float32), np.zeros((time, 1), np.float32)),
         "constant a": Affine(np.ones(1, np.float32), np.zeros((time, 1), np.float32)),
-        "relay": Relay(wobble - 1, wobble + 1, 0.5),
     }[kind]
     held = np.float32(0.1)
-    h = scan(op, held[None], method=method)
+    h = jit_scan(op, held[None], method=method)
     assert np.unique(np.asarray(h)).tolist() == [held]
 
 
 # Non-finite values
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.usefixtures("quick_compile")
 @every_case
-def test_a_bad_sequence_reaches_no_other(name, bad):
+def test_a_bad_sequence_reaches_no_other(name):
     case, time = CASES[name], 9
     rng, t = np.random.default_rng(5), np.arange(time)
     ends = {False: (t == 3) | (t == 6), True: (t == 2) | (t == 5)}  # sequences 0-2, 3-5, 6-8, in both directions
     inside = (t >= 3) & (t < 6)
     fields = case.draw(rng, (time, 2))
     h0, weight = state_like(rng, fields, (2,)), state_like(rng, fields, (time, 2))
-    poison = {
-        k: v if v.dtype == bool or v.ndim == 1 else np.where(inside[:, None], v.dtype.type(bad), v)
-        for k, v in fields.items()
-    }
+
+    def spoil(v, bad):
+        return v if v.dtype == bool or v.ndim == 1 else np.where(inside[:, None], v.dtype.type(bad), v)
 
     @functools.partial(jax.jit, static_argnums=(3, 4))
     def run(fields, h0, weight, method, reverse):
@@ -336,19 +339,21 @@ def test_a_bad_sequence_reaches_no_other(name, bad):
     for method in METHODS[:2]:
         for reverse in (False, True):
             clean, clean_bar, clean_h0 = run(fields, h0, weight, method, reverse)
-            spoilt_weight = np.where(inside[:, None], weight.dtype.type(bad), weight)
-            h, bar, h0_bar = run(poison, h0, spoilt_weight, method, reverse)
             assert np.isfinite(clean).all()
-            np.testing.assert_array_equal(h[~inside], clean[~inside])
-            np.testing.assert_array_equal(h0_bar, clean_h0)
-            for k in bar:
-                if bar[k].ndim > 1:
-                    np.testing.assert_array_equal(bar[k][~inside], clean_bar[k][~inside], err_msg=f"{k} {method}")
+            for bad in (np.nan, np.inf):
+                poison = {k: spoil(v, bad) for k, v in fields.items()}
+                h, bar, h0_bar = run(poison, h0, spoil(weight, bad), method, reverse)
+                np.testing.assert_array_equal(h[~inside], clean[~inside])
+                np.testing.assert_array_equal(h0_bar, clean_h0)
+                for k in bar:
+                    if bar[k].ndim > 1:
+                        np.testing.assert_array_equal(bar[k][~inside], clean_bar[k][~inside], err_msg=f"{k} {method}")
 
 
 # Precision
 
 
+@pytest.mark.usefixtures("quick_compile")
 @every_case
 def test_bfloat16_is_accumulated_in_float32(name):
     case, rng = CASES[name], np.random.default_rng(2)
@@ -358,11 +363,11 @@ def test_bfloat16_is_accumulated_in_float32(name):
     low = {k: v if v.dtype == bool else jnp.asarray(v, jnp.bfloat16) for k, v in fields.items()}
     rounded = {k: np.asarray(v, v.dtype if v.dtype == bool else np.float32) for k, v in low.items()}
     for method in METHODS[:2]:
-        h = scan(case.build(low), jnp.zeros(4, jnp.bfloat16), method=method)
+        h = jit_scan(case.build(low), jnp.zeros(4, jnp.bfloat16), method=method)
         assert h.dtype == jnp.float32
         np.testing.assert_allclose(h, oracle(case, rounded, np.zeros(4)), rtol=1e-5, atol=1e-5)
     smooth, rest = split(low)
-    grads = jax.grad(lambda smooth: scan(case.build(smooth | rest)).sum())(smooth)
+    grads = jax.jit(jax.grad(lambda smooth: scan(case.build(smooth | rest)).sum()))(smooth)
     assert all(g.dtype == jnp.bfloat16 for g in grads.values())
 
 
@@ -456,6 +461,7 @@ def test_auto_is_parallel_on_accelerators_and_sequential_on_cpu():
         assert ("stablehlo.while" in exported.mlir_module()) == loops
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_vmap_and_jit():
     rng, reset = np.random.default_rng(0), patterns(7)
     for name, case in CASES.items():

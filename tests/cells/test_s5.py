@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference import cell_parameters, loop, patterns, shake
+from scipy.linalg import block_diag, expm
+
+from mru.cells import S5
+from mru.cells.s5 import hippo_normal
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+D, N, T = 3, 8, 30
+
+
+def normal_part(size):
+    """S = A + P P^T, element by element."""
+    s = np.zeros((size, size))
+    for n in range(size):
+        for k in range(size):
+            a = -np.sqrt((2 * n + 1) * (2 * k + 1)) if n > k else -(n + 1) if n == k else 0
+            s[n, k] = a + np.sqrt(n + 0.5) * np.sqrt(k + 0.5)
+    return s
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 16])
+def test_eigenvalues_of_the_normal_part(size):
+    values, vectors = hippo_normal(size)
+    s = normal_part(size)
+    np.testing.assert_allclose(np.sort(np.linalg.eigvals(s).imag), values.imag, atol=1e-9)
+    np.testing.assert_allclose(values.real, -0.5)
+    np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(size), atol=1e-12)
+    np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.conj().T, s, atol=1e-9)
+
+
+@pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
+def test_output_is_the_equation(discretization):
+    cell = S5(D, N, discretization=discretization, learn_initial_state=True, blocks=2, rngs=nnx.Rngs(0))
+    shake(cell, scale=0.05)
+    x, reset, p = np.random.default_rng(0).normal(size=(5, T, D)).astype(np.float32), patterns(T), cell_parameters(cell)
+    lam, dt = p["lambda_real"] + 1j * p["lambda_imag"], np.exp(p["log_step"])
+    b, c = p["b"][:, 0] + 1j * p["b"][:, 1], p["c"][0] + 1j * p["c"][1]
+    if discretization == "zoh":
+        a, scale = np.exp(lam * dt), (np.exp(lam * dt) - 1) / lam
+    else:
+        a, scale = (1 + lam * dt / 2) / (1 - lam * dt / 2), dt / (1 - lam * dt / 2)
+    u = scale * (x @ b)
+    h = loop(lambda t, h: a * h + u[:, t], T, p["start"][:, 0] + 1j * p["start"][:, 1], reset)
+    y, state = jax.jit(lambda x: cell(x, reset=reset))(x)
+    np.testing.assert_allclose(y, 2 * (h @ c).real + p["d"] * x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(state, h[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def pair(**kwargs):
+    """The same layer with one eigenvalue of each conjugate pair, and with both."""
+    half = S5(D, N, rngs=nnx.Rngs(0), **kwargs)
+    full = S5(D, N, conjugate_symmetry=False, rngs=nnx.Rngs(1), **kwargs)
+    full.lambda_real[...] = jnp.tile(half.lambda_real[...], 2)
+    full.lambda_imag[...] = jnp.concatenate([half.lambda_imag[...], -half.lambda_imag[...]])
+    full.log_step[...] = jnp.tile(half.log_step[...], 2)
+    full.b[...] = jnp.concatenate([half.b[...], half.b[...] * jnp.array([1.0, -1.0])[:, None]], -1)
+    full.c[...] = jnp.concatenate([half.c[...], half.c[...] * jnp.array([1.0, -1.0])[:, None, None]], 1)
+    full.d[...] = half.d[...]
+    return half, full
+
+
+def test_conjugate_symmetry_halves_the_state_only():
+    half, full = pair()
+    assert half.initial_state().shape == (N // 2,)
+    assert full.initial_state().shape == (N,)
+    x = np.random.default_rng(0).normal(size=(T, D)).astype(np.float32)
+    np.testing.assert_allclose(half(x)[0], full(x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_zero_order_hold_is_the_matrix_exponential(blocks):
+    """Against the dense system h' = S h + B' x, integrated exactly over steps of a constant input."""
+    cell = S5(D, N, blocks=blocks, conjugate_symmetry=False, rngs=nnx.Rngs(0))
+    cell.log_step[...] = jnp.full(N, np.log(0.05))
+    p, x = cell_parameters(cell), np.random.default_rng(0).normal(size=(T, D)).astype(np.float32)
+    s = block_diag(*[normal_part(N // blocks)] * blocks)
+    v = block_diag(*[hippo_normal(N // blocks)[1]] * blocks)
+    b = (v @ (p["b"][:, 0] + 1j * p["b"][:, 1]).T).real  # B = V^-1 B', so B' is real
+    c = (v.conj() @ (p["c"][0] + 1j * p["c"][1])).T  # C = C' V
+    a = expm(s * 0.05)
+    h, y = np.zeros(N), []
+    for u in x:
+        h = a @ h + np.linalg.solve(s, (a - np.eye(N)) @ (b @ u))
+        y.append((c @ h).real + p["d"] * u)
+    np.testing.assert_allclose(cell(x)[0], y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(v @ (p["b"][:, 0] + 1j * p["b"][:, 1]).T, b, atol=1e-6)
+
+
+def test_bilinear_is_the_tustin_rule():
+    cell = S5(D, N, discretization="bilinear", conjugate_symmetry=False, rngs=nnx.Rngs(0))
+    cell.log_step[...] = jnp.full(N, np.log(0.05))
+    a, scale = cell.discretize()
+    s, v = normal_part(N), hippo_normal(N)[1]
+    left = np.linalg.inv(np.eye(N) - 0.025 * s)
+    np.testing.assert_allclose(v @ np.diag(a) @ v.conj().T, left @ (np.eye(N) + 0.025 * s), atol=1e-5)
+    np.testing.assert_allclose(v @ np.diag(scale) @ v.conj().T, 0.05 * left, atol=1e-6)
+
+
+def test_initialisation():
+    cell = S5(200, 64, blocks=4, rngs=nnx.Rngs(0))
+    p = cell_parameters(cell)
+    values = np.linalg.eigvals(normal_part(16))
+    positive = np.sort(values.imag[values.imag > 0])
+    np.testing.assert_allclose(p["lambda_imag"].reshape(4, 8), np.tile(positive, (4, 1)), rtol=1e-5)
+    np.testing.assert_allclose(p["lambda_real"], -0.5, rtol=1e-6)
+    assert np.log(0.001) <= p["log_step"].min()
+    assert p["log_step"].max() <= np.log(0.1)
+    assert np.ptp(p["log_step"]) > 2
+    np.testing.assert_allclose((p["b"] ** 2).sum(1).mean(), 1 / 200, rtol=0.1)  # a unitary map keeps the variance
+    np.testing.assert_allclose((p["c"] ** 2).sum(0).mean(), 1 / 64, rtol=0.1)
+
+
+def test_stays_stable_whatever_is_learned():
+    cell = S5(D, N, rngs=nnx.Rngs(0))
+    cell.lambda_real[...] = jnp.full(N // 2, 5.0)
+    for cell.discretization in ("zoh", "bilinear"):
+        assert (abs(np.asarray(cell.discretize()[0])) < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"discretization": "euler"}, r"'zoh' or 'bilinear', got 'euler'"),
+        ({"state_size": 7}, r"multiple of 2 x 1 blocks, got 7"),
+        ({"blocks": 3}, r"multiple of 2 x 3 blocks, got 8"),
+        ({"blocks": 0}, r"multiple of 2 x 0 blocks, got 8"),
+    ],
+)
+def test_arguments_are_checked(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        S5(**({"features": D, "state_size": N} | kwargs), rngs=nnx.Rngs(0))

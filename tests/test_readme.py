@@ -1,0 +1,55 @@
+"""What the README shows works: its code blocks, its commands, its links."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import configs
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
+TRAIN = [line[line.index("python train.py") :] for line in README.splitlines() if "python train.py --" in line]
+
+
+def test_there_is_something_to_test():
+    assert len(BLOCKS) >= 3
+    assert len(TRAIN) >= 4
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_code_block(number):
+    # A process of its own: what one block defines must not help the next.
+    subprocess.run([sys.executable, "-W", "error", "-c", BLOCKS[number]], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", TRAIN)
+def test_train_command_parses(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = re.sub(r"\[[^]]*\]|`.*|[&;\"].*|\\$", "", command)
+    argv = [word.replace("$i", "1") for word in shlex.split(command)[2:]]
+    if "--distributed.coordinator_address" in argv:  # goes on in the next line
+        argv += ["--distributed.num_processes", "2", "--distributed.process_id", "1"]
+    if "--help" in argv:
+        with pytest.raises(SystemExit, match="0"):
+            configs.parse(argv)
+    else:
+        assert configs.parse(argv).train.steps > 0
+
+
+def test_links_and_named_files_exist():
+    named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(re.findall(r"`((?:configs|tasks|mru)/[\w/.]+)`", README))
+    assert len(named) > 5
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_retention_figure_command(tmp_path):
+    summaries = sorted((ROOT / "results" / "copy_first").glob("*.json"))
+    assert len(summaries) == 3
+    command = [sys.executable, "-m", "results.retention", *map(str, summaries), "--out", str(tmp_path / "r.png")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert (tmp_path / "r.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
