@@ -270,8 +270,10 @@ class SequenceModel(nnx.Module):
                 "state can not be carried into a bidirectional model" if self.bidirectional else
                 "state and lengths exclude each other: a padded batch is whole sequences"
             )  # fmt: skip
-        if lengths is not None and (jnp.shape(lengths) != batch or not jnp.issubdtype(lengths.dtype, jnp.integer)):
-            raise ValueError(f"lengths must be int {batch}, got {jnp.result_type(lengths)} {jnp.shape(lengths)}")
+        lengths = None if lengths is None else jnp.asarray(lengths)
+        if lengths is not None and (lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer)):
+            raise ValueError(f"lengths must be int {batch}, got {lengths.dtype} {lengths.shape}")
+        reset = None if reset is None else jnp.asarray(reset)
         if reset is not None and (reset.dtype != bool or reset.shape != (*batch, time)):
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}")
         state = self.initial_state(batch) if state is None else state

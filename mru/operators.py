@@ -192,10 +192,5 @@ class Relay:
         z = self.write.astype(jnp.promote_types(self.write.dtype, jnp.float32))  # the leak is not rounded to bfloat16
         return Affine(1 - z + z * self.leak, z * sign(self.candidate, self.width))
 
-    def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        value = sign(self.candidate, self.width)
-        return jnp.where(self.write != 0, value if self.leak is None else value + self.leak * h, h)
-
 
 Operator = Affine | Latch | Clamp | Relay

@@ -163,7 +163,7 @@ class ScanCell(Cell):
         self._check(x, time=False)
         state = self._state(state, x.shape[:-1])
         x = x[..., None, :]
-        h = self.operator(x).apply(state[..., None, :])
+        h = scan(self.operator(x), state)
         return self.readout(h, x).astype(x.dtype)[..., 0, :], h[..., 0, :]
 
     def _state(self, state: Array | None, batch_shape: tuple[int, ...]) -> Array:

@@ -140,7 +140,10 @@ def _previous(x, reverse):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scan(method, reverse, op, h0, reset, reset_state):
     starts, state = _starts(op, h0, reset, reset_state, reverse)
-    return _METHODS[method](op.fold(state, starts), reset, reverse)
+    folded = op.fold(state, starts)
+    if folded.constant().shape[-2] == 1:  # a single step, as in streaming: nothing to compose
+        return folded.constant()
+    return _METHODS[method](folded, reset, reverse)
 
 
 def _scan_forward(method, reverse, op, h0, reset, reset_state):

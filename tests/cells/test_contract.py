@@ -171,19 +171,21 @@ def test_gradients_are_those_of_the_loop(name):
     def parallel(params, x, state):
         return loss(*nnx.merge(graphdef, params, rest)(x, state, reset))
 
-    def looped(params, x, state):
+    def looped(params, x, state, streamed):
         cell = nnx.merge(graphdef, params, rest)
 
         def step(x, state):
-            if not isinstance(cell, cells.ScanCell):
+            if streamed or not isinstance(cell, cells.ScanCell):
                 return cell.step(x, state)
             h = differentiable(cell.operator(x[..., None, :]), state[..., None, :])
             return cell.readout(h, x[..., None, :])[..., 0, :], h[..., 0, :]
 
         return loss(*by_steps(cell, step, x, state, reset))
 
-    expected = jax.jit(jax.grad(looped, (0, 1, 2)))(params, x, carried)
+    by_loop = jax.jit(jax.grad(looped, (0, 1, 2)), static_argnums=3)
+    expected = by_loop(params, x, carried, False)
     close(jax.jit(jax.grad(parallel, (0, 1, 2)))(params, x, carried), expected)
+    close(by_loop(params, x, carried, True), expected)
     for path, leaf in nnx.to_flat_state(expected[0]):
         assert (leaf[...] != 0).any(), f"nothing reaches {path}: the comparison would be empty"
 
