@@ -258,12 +258,16 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step; all processes answer alike."""
+    def requested(self, number: int) -> bool:
+        """Whether to stop after this call of the device; all processes answer alike.
+
+        Args:
+            number: Which call it is. JAX stops all processes at the one after the furthest, so none may be left out.
+        """
         if jax.process_count() > 1:
             from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-            return reached_preemption_sync_point(step)
+            return reached_preemption_sync_point(number)
         return self.signal is not None
 
     def check(self) -> None:
@@ -545,7 +549,7 @@ def train_loop(
             log.train(step, metrics)
             log.fetch(keep=1)
             evaluating = step % train.eval_every == 0 or step == train.steps
-            stopping = stop.requested(step)
+            stopping = stop.requested(step // train.dispatch)
             if not (evaluating or stopping):
                 continue
             log.fetch(keep=0)

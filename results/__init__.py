@@ -56,6 +56,7 @@ def plot(folder: pathlib.Path, log: list[dict[str, Any]], summary: dict[str, Any
             if points:
                 axis.plot(*zip(*points, strict=True), label=split, **style)
         axis.set(xlabel="step", ylabel=name, yscale="log" if name == "loss" else scale)
+        axis.locator_params(axis="x", nbins=5)
     axes[1].axhline(chance, color="grey", linestyle=":", label="chance")
     axes[1].plot(summary["best_step"], summary["test"][metric], "r*", label="test, at the best step")
     axes[1].legend(fontsize=8)
