@@ -1,0 +1,433 @@
+import json
+import pathlib
+import sys
+
+import jax
+import pytest
+import yaml
+from flax import nnx
+from train_helpers import ROOT, TINY, config_file, end, main, spawn
+
+import mru
+import tasks
+import train
+from configs import Ramp, TrainConfig, model_arguments, parse
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory, where runs/ would appear."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_config_parses_into_a_model(path, here):
+    config = parse(["--config", str(path)])
+    content = yaml.safe_load(path.read_text())
+    assert config.task.name == content["task"]["name"]
+    assert list(config.model.blocks) == content["model"]["cells"]
+    assert config.workdir == pathlib.Path("runs", path.relative_to(ROOT / "configs").with_suffix(""))
+    model = nnx.eval_shape(lambda: mru.SequenceModel(**model_arguments(config), rngs=nnx.Rngs(0)))
+    assert len(model.blocks) == len(content["model"]["cells"])
+    assert not list(here.iterdir())
+
+
+def test_values_come_from_the_file_then_the_command_line(here):
+    text = (
+        "--model.cells bmru,lru+s5 --train.steps=40 --optimizer.lr 0.5 --model.options.s5.blocks 2 --workdir elsewhere"
+    )
+    ramp = ["--train.schedules.epsilon.begin", "0.5"]
+    config = parse(["--config", str(config_file(here)), *text.split(), *ramp])
+    assert config.model.blocks == ["bmru", "lru+s5"]
+    assert (config.model.width, config.train.steps, config.optimizer.lr) == (8, 40, 0.5)
+    assert config.model.options == {"s5": {"blocks": 2}}
+    assert config.train.ramps == {"epsilon": Ramp(begin=0.5)}
+    assert (config.task.length, config.task.retention, config.workdir) == (20, (), pathlib.Path("elsewhere"))
+    assert parse(["--task.name", "digits"]).workdir == pathlib.Path("runs/digits")
+    assert parse(["--config", str(config_file(here))]).workdir == pathlib.Path("runs/tiny")
+
+
+def test_lists_on_the_command_line(here):
+    config = parse(["--config", str(config_file(here)), "--model.cells", "[lru, pmru]", "--task.retention", "[20, 30]"])
+    assert config.model.blocks == ["lru", "pmru"]
+    assert config.task.retention == (20, 30)
+
+
+def test_the_resolved_config_is_a_config_of_the_same_run(here):
+    text = TINY.replace("steps: 20", "steps: 20, schedules: {epsilon: {begin: 0.1}}").replace("[]", "[30, 40]")
+    text = text.replace("[pmru]", "[bmru, s5], options: {s5: {discretization: bilinear}}")
+    config = parse(["--config", str(config_file(here, text)), "--workdir", "w", "--optimizer.clip", "null"])
+    assert config.resolved["train"]["schedules"]["epsilon"] == {"start": 1.0, "end": 0.0, "begin": 0.1, "finish": 0.6}
+    assert config.optimizer.clip is None
+    again = here / "config.yaml"
+    again.write_text(yaml.safe_dump(config.resolved, sort_keys=False))
+    assert parse(["--config", str(again)]) == config
+    assert parse(["--config", str(again)]).resolved == config.resolved == json.loads(json.dumps(config.resolved))
+
+
+def test_dispatch_divides_every_boundary():
+    for steps, every in ((1000, 200), (9000, 500), (7, 7), (21, 14), (26, 13)):
+        k = TrainConfig(steps=steps, eval_every=every).dispatch
+        assert 1 <= k <= 10
+        assert steps % k == every % k == 0
+    assert TrainConfig(steps=1000, eval_every=200).dispatch == 10
+    assert TrainConfig(steps_per_dispatch=4).dispatch == 4
+
+
+def test_a_ramp_moves_between_its_fractions_and_arrives_exactly():
+    ramp = Ramp(start=2.0, end=0.5, begin=0.25, finish=0.5)
+    assert [float(ramp(step, 100)) for step in (0, 25)] == [2.0, 2.0]
+    assert float(ramp(40, 100)) == pytest.approx(2.0 - 1.5 * 15 / 25)
+    assert ramp.arrival(100) == 50
+    assert [float(ramp(step, 100)) for step in (50, 51, 100)] == [0.5] * 3
+    assert float(ramp(49, 100)) > 0.5
+    assert [float(Ramp(begin=0.3, finish=0.3)(step, 100)) for step in (29, 30)] == [1.0, 0.0]  # a jump
+    assert float(Ramp(begin=0, finish=0)(0, 100)) == 0.0
+
+
+def yaml_of(old="", new="", extra=""):
+    assert old in TINY
+    return (TINY.replace(old, new) if old else TINY) + extra
+
+
+DISTRIBUTED = ["--distributed.num_processes", "2", "--distributed.coordinator_address"]
+# Name: (arguments after --config tiny.yaml, the text of that file, what the message must hold).
+MISTAKES = {
+    "unknown field in the file": ([], yaml_of("width: 8", "widht: 8"), ["model.widht = 8", "model.width"]),
+    "unknown field": (["--train.stepz", "8"], TINY, ["train.stepz = 8", "train.steps"]),
+    "unknown field with =": (["--train.stepz=8"], TINY, ["train.stepz = 8", "train.steps"]),
+    "abbreviated field": (["--train.batch", "8"], TINY, ["train.batch = 8", "train.batch_size"]),
+    "unknown section": (["--modle.width", "8"], TINY, ["modle.width = 8", "model", "optimizer"]),
+    "unknown section in the file": ([], yaml_of(extra="modle: {width: 8}\n"), ["modle.width = 8", "model"]),
+    "unknown key at the top": ([], yaml_of(extra="lr: 3\n"), ["lr = 3", "optimizer"]),
+    "key given twice": ([], yaml_of(extra="train: {steps: 30}\n"), ["tiny.yaml", "train is given twice"]),
+    "not an integer in the file": ([], yaml_of("width: 8", "width: eight"), ["model.width = eight", "integer > 0"]),
+    "not an integer": (["--train.steps", "many"], TINY, ["train.steps = many", "integer > 0"]),
+    "a fraction": (["--train.steps", "10.5"], TINY, ["train.steps = 10.5", "integer > 0"]),
+    "not a number": (["--optimizer.lr", "fast"], TINY, ["optimizer.lr = fast", "number > 0"]),
+    "not a truth value": (["--model.remat", "maybe"], TINY, ["model.remat = maybe", "true or false"]),
+    "null where none may be": ([], yaml_of("width: 8", "width: null"), ["model.width = null", "integer > 0"]),
+    "negative size": (["--model.width", "-8"], TINY, ["model.width = -8", "integer > 0"]),
+    "no state": (["--model.state_size=0"], TINY, ["model.state_size = 0", "integer > 0"]),
+    "no steps": (["--train.steps", "0"], TINY, ["train.steps = 0", "integer > 0"]),
+    "no batch": (["--train.batch_size", "0"], TINY, ["train.batch_size = 0", "integer > 0"]),
+    "no patience": (["--train.patience", "0"], TINY, ["train.patience = 0", "integer > 0 or null"]),
+    "negative seed": (["--train.seed", "-1"], TINY, ["train.seed = -1", "integer >= 0"]),
+    "huge seed": (["--train.seed", "4294967296"], TINY, ["train.seed = 4294967296", "2^32"]),
+    "unknown cell": (["--model.cells", "bmru,gpt"], TINY, ["model.cells = gpt", "alpha_cmru, bmru"]),
+    "empty cell": (["--model.cells", "bmru,"], TINY, ["model.cells = ''", "alpha_cmru, bmru"]),
+    "half a pair of cells": (["--model.cells", "bmru+"], TINY, ["model.cells = ''", "alpha_cmru, bmru"]),
+    "no cells": (["--model.cells", "[]"], TINY, ["model.cells = []", "at least one"]),
+    "cells are numbers": ([], yaml_of("[pmru]", "[1, 2]"), ["model.cells = [1, 2]", "text"]),
+    "unknown task": (["--task.name", "copyfirst"], TINY, ["task.name = 'copyfirst'", "copy_first, digits"]),
+    "unknown task in the file": ([], yaml_of("copy_first", "copyfirst"), ["task.name = 'copyfirst'", "copy_first"]),
+    "task name is a list": ([], yaml_of("copy_first", "[copy_first]"), ["task.name", "copy_first, digits"]),
+    "unknown cell option": (
+        ["--model.cells", "lru", "--model.options", "{lru: {rmax: 0.9}}"],
+        TINY,
+        ["model.options.lru.rmax = 0.9", "r_min, r_max"],
+    ),
+    "option of a cell that is not there": (
+        ["--model.options", "{lru: {r_max: 0.9}}"],
+        TINY,
+        ["model.options.lru", "r_max", "allowed: pmru"],
+    ),
+    "option that the model sets": (["--model.options.pmru.dtype", "x"], TINY, ["model.options.pmru.dtype = x"]),
+    "options are no mapping": (["--model.options", "5"], TINY, ["model.options = 5", "mapping"]),
+    "odd S5 state": (["--model.cells", "s5", "--model.state_size", "5"], TINY, ["state_size", "multiple of 2", "5"]),
+    "LRU radius above 1": (
+        ["--model.cells", "lru", "--model.options.lru.r_max", "1.5"],
+        TINY,
+        ["r_max", "1.5", "r_max < 1"],
+    ),
+    "LRU radius is a text": (["--model.cells", "lru", "--model.options.lru.r_max", "high"], TINY, ["r_max", "high"]),
+    "S5 rule": (
+        ["--model.cells", "s5", "--model.options.s5.discretization", "euler"],
+        TINY,
+        ["discretization", "'euler'", "bilinear"],
+    ),
+    "pooling": (["--model.pooling", "max"], TINY, ["model.pooling = max", "mean, last, none"]),
+    "pooling of another kind": (["--model.pooling", "none"], TINY, ["model.pooling = none", "last", "copy_first"]),
+    "dropout above 1": (["--model.dropout", "1.5"], TINY, ["model.dropout = 1.5", "below 1"]),
+    "odd positions": (["--model.positions", "3"], TINY, ["model.positions = 3", "even"]),
+    "endless expansion": (["--model.expansion", "inf"], TINY, ["model.expansion = inf", "finite"]),
+    "dtype": (["--model.dtype", "float16"], TINY, ["model.dtype = float16", "float32, bfloat16"]),
+    "method": (["--model.method", "magic"], TINY, ["model.method = magic", "sequential"]),
+    "bidirectional retention": (
+        ["--model.bidirectional", "true", "--task.retention", "[30]"],
+        TINY,
+        ["model.bidirectional = True", "task.retention"],
+    ),
+    "no evaluation": (["--train.eval_every", "100"], TINY, ["train.eval_every = 100", "train.steps = 20"]),
+    "dispatch": (["--train.steps_per_dispatch", "3"], TINY, ["train.steps_per_dispatch = 3", "train.steps = 20"]),
+    "dispatch over evaluations": (["--train.steps_per_dispatch", "20"], TINY, ["= 20", "train.eval_every = 10"]),
+    "mesh that does not fit": (["--mesh.data", "3"], TINY, ["mesh = data 3 x model 1", "a product of"]),
+    "no mesh": (["--mesh.data", "0"], TINY, ["mesh.data = 0", "-1"]),
+    "negative model axis": (["--mesh.model", "-1"], TINY, ["mesh.model = -1", "at least 1"]),
+    "time axis": (["--mesh.seq", "2"], TINY, ["mesh.seq = 2", "1"]),
+    "lr 0": (["--optimizer.lr", "0"], TINY, ["optimizer.lr = 0", "number > 0"]),
+    "lr negative": (["--optimizer.lr", "-1"], TINY, ["optimizer.lr = -1", "number > 0"]),
+    "lr nan": (["--optimizer.lr", "nan"], TINY, ["optimizer.lr = nan", "number > 0"]),
+    "lr infinite": (["--optimizer.lr", "inf"], TINY, ["optimizer.lr = inf", "finite"]),
+    "clip": (["--optimizer.clip", "0"], TINY, ["optimizer.clip = 0", "number > 0 or null"]),
+    "warm-up": (["--optimizer.warmup", "2"], TINY, ["optimizer.warmup = 2", "to 1"]),
+    "moment": (["--optimizer.b2", "1.0"], TINY, ["optimizer.b2 = 1.0", "below"]),
+    "part of distributed": (
+        ["--distributed.num_processes", "2"],
+        TINY,
+        ["distributed.coordinator_address = None", "together"],
+    ),
+    "process number": (
+        [*DISTRIBUTED, "127.0.0.1:1", "--distributed.process_id", "2"],
+        TINY,
+        ["distributed.process_id = 2", "num_processes = 2"],
+    ),
+    "address": (
+        [*DISTRIBUTED, "host", "--distributed.process_id", "0"],
+        TINY,
+        ["distributed.coordinator_address = host", "HOST:PORT"],
+    ),
+    "option of another task": ([], yaml_of("length: 20", "cue: 20"), ["task.cue = 20", "task.length"]),
+    "option of another task, given": (["--task.cue", "20"], TINY, ["task.cue = 20", "task.length"]),
+    "retention without lengths": (
+        ["--task.retention", "[1, 2]"],
+        "task: {name: digits}\n",
+        ["task.retention = (1, 2)", "digits"],
+    ),
+    "retention of length 0": (["--task.retention", "[0]"], TINY, ["task.retention = (0,)", ">= 1"]),
+    "length 0": (["--task.length", "0"], TINY, ["task.length = 0", ">= 1"]),
+    "ramp backwards": (
+        ["--train.schedules.epsilon", "{begin: 0.8, finish: 0.2}"],
+        TINY,
+        ["train.schedules.epsilon", "0.8", "0.2", "begin <= finish <= 1"],
+    ),
+    "ramp after the end": (["--train.schedules.epsilon.finish", "1.5"], TINY, ["epsilon", "1.5", "finish <= 1"]),
+    "ramp to nowhere": (["--train.schedules.epsilon.end", ".nan"], TINY, ["epsilon", "nan", "finite"]),
+    "ramp to a word": (
+        ["--train.schedules.epsilon.end", "zero"],
+        TINY,
+        ["train.schedules.epsilon.end = zero", "a number"],
+    ),
+    "unknown field of a ramp": (
+        ["--train.schedules.epsilon", "{stop: 0.2}"],
+        TINY,
+        ["train.schedules.epsilon.stop = 0.2", "start, end, begin, finish"],
+    ),
+    "ramp is a number": (["--train.schedules", "{epsilon: 3}"], TINY, ["train.schedules", "epsilon: 3", "mapping"]),
+    "schedule of nothing": (
+        ["--train.schedules", "{epsilno: {begin: 0.1}}"],
+        TINY,
+        ["train.schedules.epsilno", "epsilon"],
+    ),
+    "missing value": (["--train.steps"], TINY, ["train.steps", "expected one argument"]),
+    "two values": (["--train.steps", "10", "20"], TINY, ["20"]),
+    "stray word": (["bmru"], TINY, ["bmru", "model", "optimizer"]),
+    "no workdir": (["--workdir", ""], TINY, ["workdir = ''", "folder"]),
+    "workdir is a number": ([], yaml_of(extra="workdir: 5\n"), ["workdir = 5", "text"]),
+    "not YAML": ([], "task: {name: copy_first\nmodel: [", ["tiny.yaml", "not YAML"]),
+    "a tab": ([], "task:\n\tname: copy_first\n", ["tiny.yaml", "not YAML"]),
+    "a list": ([], "- task\n- model\n", ["tiny.yaml", "mapping"]),
+    "one word": ([], "digits\n", ["tiny.yaml", "mapping"]),
+    "binary": ([], bytes(range(256)), ["tiny.yaml", "not YAML"]),
+    "an impossible date": ([], yaml_of("20", "2001-99-99"), ["tiny.yaml", "not YAML"]),
+    "empty": ([], "", ["tiny.yaml", "mapping"]),
+    "config in a config": ([], yaml_of(extra="config: other.yaml\n"), ["config = other.yaml", "--config"]),
+    "no task name": ([], yaml_of("name: copy_first, ", ""), ["task.name is missing", "copy_first, digits"]),
+    "no task": ([], "model: {width: 8}\n", ["task.name is missing", "copy_first, digits"]),
+    "section is null": ([], "task: {name: copy_first}\nmodel:\n", ["model", "None", "mapping"]),
+    "section is a list": ([], "task: {name: copy_first}\nmodel: [lru]\n", ["model = ['lru']", "mapping"]),
+    "section is a word": ([], "task: {name: copy_first}\ntrain: long\n", ["train = 'long'", "mapping"]),
+    "MNIST is not there": (
+        ["--task.data_dir", "nowhere"],
+        "task: {name: psmnist}\nmodel: {width: 8, state_size: 4}\n",
+        ["nowhere", "tasks.prepare", "task.data_dir"],
+    ),
+}
+
+
+@pytest.fixture
+def nothing_compiles(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("this must not be reached")
+
+    monkeypatch.setattr(train, "Trainer", refuse)
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+
+
+def assert_refused(code, text, parts):
+    lines = text.splitlines()
+    assert code == 2, text
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    for noise in ("Traceback", "jsonargparse", "Parser key", "<class", "Union", "typing."):
+        assert noise not in lines[0]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_field_and_the_value(name, here, nothing_compiles):
+    arguments, text, parts = MISTAKES[name]
+    code, said = main("--config", config_file(here, text), *arguments)
+    assert_refused(code, said, parts)
+    assert [p.name for p in here.iterdir()] == ["tiny.yaml"]  # no runs/
+
+
+def test_batch_that_the_devices_can_not_share(here, nothing_compiles, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    assert_refused(*main("--config", config_file(here)), ["train.batch_size = 8", "multiple of the 3 devices"])
+
+
+def test_no_config_and_no_task(here, nothing_compiles):
+    assert_refused(*main(), ["task.name is missing", "copy_first, digits"])
+    assert_refused(*main("--config"), ["--config", "expected one argument"])
+    assert_refused(*main("--config", "nope.yaml"), ["nope.yaml", "No such file"])
+    assert_refused(*main("--config", here), [str(here), "directory"])
+    assert not list(here.iterdir())
+
+
+def test_workdirs_that_can_not_be(here, nothing_compiles, monkeypatch):
+    config = config_file(here)
+    (here / "file").write_text("mine")
+    assert_refused(*main("--config", config, "--workdir", "file"), ["workdir = file", "folder"])
+    assert_refused(*main("--config", config, "--workdir", "file/under"), ["workdir = file/under", "folder to write"])
+    assert (here / "file").read_text() == "mine"
+
+    def read_only(path, text):  # root, who runs some test machines, could write to any folder
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(train, "write", read_only)
+    assert_refused(*main("--config", config, "--workdir", "locked"), ["workdir = locked", "Permission denied"])
+
+
+def test_the_workdir_of_another_run(here, nothing_compiles):
+    config = config_file(here)
+    (here / "w").mkdir()
+    resolved = parse(["--config", str(config), "--workdir", "w"]).resolved
+    (here / "w/config.yaml").write_text(yaml.safe_dump(resolved))
+    argv = ["--config", config, "--workdir", "w", "--optimizer.lr", "0.5", "--model.cells", "lru"]
+    assert_refused(*main(*argv), ["workdir = w", "optimizer.lr = 0.01 (now 0.5)", "['pmru'] (now ['lru'])"])
+    # Where it runs may change, what it computes may not.
+    moved = {"workdir": "elsewhere", "mesh": {"data": 4}, "distributed": {"process_id": 1}}
+    (here / "w/config.yaml").write_text(yaml.safe_dump(resolved | moved))
+    assert parse([str(a) for a in argv[:4]]).workdir == pathlib.Path("w")
+    for broken in (b"{", b"\xff\xfe\x00", b"- a\n"):
+        (here / "w/config.yaml").write_bytes(broken)
+        assert_refused(*main(*argv[:4]), ["workdir = w", "config.yaml, unreadable"])
+
+
+CANARY = """\
+import pathlib
+pathlib.Path("executed").touch()
+class Thing:
+    def __init__(self, *args, **kwargs):
+        pathlib.Path("executed").touch()
+def call(*args, **kwargs):
+    pathlib.Path("executed").touch()
+"""
+SPECS = [
+    "canary.Thing",
+    "{class_path: canary.Thing}",
+    "{class_path: canary.call, init_args: {command: touch executed}}",
+]
+PLACES = ["task", "model", "optimizer", "train", "mesh", "distributed"]
+INSIDE = {  # where any mapping or value could stand
+    "model.cells": "model: {cells: %s}",
+    "model.width": "model: {width: %s}",
+    "model.options": "model: {options: %s}",
+    "model.options.pmru": "model: {options: {pmru: %s}}",
+    "model.options.pmru.learn_initial_state": "model: {options: {pmru: {learn_initial_state: [%s]}}}",
+    "train.schedules": "train: {schedules: %s}",
+    "train.schedules.epsilon": "train: {schedules: {epsilon: %s}}",
+    "train.schedules.epsilon.begin": "train: {schedules: {epsilon: {begin: %s}}}",
+    "task.length": "task: {name: copy_first, length: %s}",
+    "task.retention": "task: {name: copy_first, retention: %s}",
+    "workdir": "workdir: %s",
+}
+
+
+@pytest.fixture
+def canary(here, nothing_compiles, monkeypatch):
+    (here / "canary.py").write_text(CANARY)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(tasks.Task, "registry", dict(tasks.Task.registry))
+    yield
+    assert "canary" not in sys.modules
+    assert not (here / "executed").exists()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_section_can_not_run_code(place, spec, here, canary):
+    text = "" if place == "task" else "task: {name: copy_first}\n"
+    assert_refused(*main("--config", config_file(here, f"{text}{place}: {spec}\n")), [place])
+    assert_refused(*main("--config", config_file(here), f"--{place}", spec), [place])
+    assert_refused(*main("--config", config_file(here), f"--{place}.class_path", "canary.Thing"), [place])
+    if place == "task":
+        assert_refused(*main("--config", config_file(here, f"task: {spec}\n"), "--task.name", "copy_first"), [place])
+
+
+@pytest.mark.parametrize("spec", SPECS[1:])
+@pytest.mark.parametrize("place", INSIDE)
+def test_a_value_can_not_run_code(place, spec, here, canary):
+    text = ("" if place.startswith("task") else "task: {name: copy_first}\n") + INSIDE[place] % spec
+    assert_refused(*main("--config", config_file(here, text)), [place.split(".")[0]])
+    if place != "workdir":
+        assert_refused(*main("--config", config_file(here), f"--{place}", spec), [place.split(".")[0]])
+
+
+@pytest.mark.parametrize("name", ["os.system", "canary.Thing", "tasks.digits.Digits"])
+def test_a_task_or_cell_is_no_import_path(name, here, canary):
+    assert_refused(*main("--config", config_file(here, f"task: {{name: {name}}}\n")), [f"task.name = '{name}'"])
+    assert_refused(*main("--task.name", name), [f"task.name = '{name}'"])
+    assert_refused(*main("--config", config_file(here), "--model.cells", name), [f"model.cells = {name}"])
+
+
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:canary.call []", "!!python/name:canary.call", "!!python/module:canary"]
+)
+def test_a_tag_can_not_run_code(tag, here, canary):
+    text = f"task: {{name: copy_first}}\nmodel: {tag}\n"
+    assert_refused(*main("--config", config_file(here, text)), ["tiny.yaml", "not YAML", "python/"])
+    assert_refused(*main("--config", config_file(here), "--model.options", tag), ["model.options"])
+
+
+def test_the_command_itself(here):
+    """What only a process shows: the exit code, stderr with nothing else on it, and --help."""
+    config = config_file(here)
+    runs = [
+        spawn("--config", config, "--model.cells", "bmru,gpt", cwd=here),
+        spawn("--help", "--config", config, cwd=here),
+    ]
+    (code, said), (helped, text) = end(*runs)
+    assert_refused(code, said, ["model.cells = gpt", "alpha_cmru, bmru"])
+    assert helped == 0
+    for part in ("--task.length", "--model.cells", "--optimizer.lr", "--train.steps", "--mesh.data", "--workdir"):
+        assert part in text
+    assert "Time steps T, the one to remember included." in " ".join(text.split())
+    assert "Examples of a step, over all devices." in " ".join(text.split())
+    assert [p.name for p in here.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("task", ["digits", "evidence"])
+def test_help_shows_the_options_of_the_task(task, capsys, here):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--task.name", task, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert {"digits": "--task.permutation_seed", "evidence": "--task.cue"}[task] in text
+    assert "--task.length" not in text
+
+
+def test_print_config_is_a_config(capsys, here):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--config", str(config_file(here)), "--print_config"])
+    assert caught.value.code == 0
+    printed = here / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    argv = ["--workdir", "w"]
+    assert parse(["--config", str(printed), *argv]) == parse(["--config", str(config_file(here)), *argv])
