@@ -200,9 +200,6 @@ class Trainer:
         )
         return mean([self._sums(state.params, state.rest, self.place(batch, 0)) for batch in batches])
 
-    def _merge(self, state: TrainState) -> mru.SequenceModel:
-        return nnx.merge(self.graphdef, state.params, state.rest)
-
     @functools.cached_property
     def _chunk(self) -> Any:
         return jax.jit(
@@ -215,12 +212,11 @@ class Trainer:
 
         The number of examples falls with the length, so that every point takes about the same time.
         """
-        whole = self.config.model.bidirectional  # such a model carries no state
-        chunk, rows, budget = task.length if whole else 1000, 16, 2**22
+        chunk, rows, budget = 1000, 16, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
         sums = []
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
-            outputs, carried = [], None if whole else self._merge(state).initial_state((rows,))
+            outputs, carried = [], nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
             x, first = batch["inputs"], task.length % chunk
             bounds = [0, *([first] if first else []), *range(first + chunk, task.length + 1, chunk)]
             for begin, end in itertools.pairwise(bounds):

@@ -74,6 +74,8 @@ class S5(ScanCell, name="s5"):
         """
         if discretization not in ("zoh", "bilinear"):
             raise ValueError(f"S5 discretization must be 'zoh' or 'bilinear', got {discretization!r}")
+        if not 0 < step_min <= step_max:
+            raise ValueError(f"S5 needs 0 < step_min <= step_max, got step_min {step_min} and step_max {step_max}")
         pairs = 2 if conjugate_symmetry else 1
         if blocks < 1 or state_size % (pairs * blocks):
             raise ValueError(f"S5 state_size must be a multiple of {pairs} x {blocks} blocks, got {state_size}")

@@ -129,6 +129,8 @@ def test_stays_stable_whatever_is_learned():
         ({"state_size": 7}, r"multiple of 2 x 1 blocks, got 7"),
         ({"blocks": 3}, r"multiple of 2 x 3 blocks, got 8"),
         ({"blocks": 0}, r"multiple of 2 x 0 blocks, got 8"),
+        ({"step_min": 0.0}, r"0 < step_min <= step_max, got step_min 0.0"),
+        ({"step_max": 1e-4}, r"got step_min 0.001 and step_max 0.0001"),
     ],
 )
 def test_arguments_are_checked(kwargs, message):
