@@ -27,7 +27,7 @@ def draw(summaries: list[dict], out: pathlib.Path) -> None:
     trained = summaries[0]["task"].get("length")
     if trained is not None:
         axis.axvline(trained, color="grey", linewidth=0.8)
-        axis.annotate(" trained here", (trained, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+        axis.annotate(" trained here", (trained, 0.7), xycoords=("data", "axes fraction"), fontsize=8)
     axis.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=f"test {metric}")
     axis.set_title(f"{summaries[0]['task']['name']}: error after T steps", fontsize=10)
     axis.legend(fontsize=8, loc="center right")
