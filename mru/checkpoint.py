@@ -133,7 +133,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
             step = json.loads(summary.read_text())["best_step"]
         if step is None and steps:
             step = steps[-1]
-        if step not in steps:
+        if step is None or step not in steps:
             raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
         _, about = restore(checkpoints, step)
         try:

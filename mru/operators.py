@@ -23,6 +23,7 @@ its backward pass need of it:
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ class Latch:
 
     def cotangent(self, h: Array, g: Array) -> Latch:
         """The cotangent of (write, value), given the states before each step and the cotangent of those after it."""
-        write = None if self.write.dtype == bool else (g * (self.value - h)).astype(self.write.dtype)
+        write: Any = None if self.write.dtype == bool else (g * (self.value - h)).astype(self.write.dtype)
         return Latch(write, jnp.where(self.write != 0, g, 0))
 
     def fold(self, h: Array, where: Array) -> Latch:
@@ -190,7 +191,8 @@ class Relay:
     def affine(self) -> Affine:
         """The relay with its leak."""
         z = self.write.astype(jnp.promote_types(self.write.dtype, jnp.float32))  # the leak is not rounded to bfloat16
-        return Affine(1 - z + z * self.leak, z * sign(self.candidate, self.width))
+        leak = 0.0 if self.leak is None else self.leak
+        return Affine(1 - z + z * leak, z * sign(self.candidate, self.width))
 
 
 Operator = Affine | Latch | Clamp | Relay

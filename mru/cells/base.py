@@ -102,6 +102,7 @@ class ScanCell(Cell):
         features: int,
         state_size: int,
         *,
+        learn_initial_state: bool = False,
         start: Array | None = None,
         state_dtype: DTypeLike = jnp.float32,
         channels: int | None = None,
@@ -112,8 +113,8 @@ class ScanCell(Cell):
         Args:
             features: D.
             state_size: N.
-            start: First value of a learned initial state, real (N,), or (N, 2) for a complex one; zeros, not learned,
-                if None.
+            learn_initial_state: Learn the initial state; it is zero if not.
+            start: What a learned initial state starts as, real (N,), or (N, 2) for a complex one; zeros if None.
             state_dtype: float32 or complex64.
             channels: State channels carried where they are fewer than `state_size` (conjugate pairs).
             method: Method of `mru.scan`.
@@ -126,7 +127,10 @@ class ScanCell(Cell):
         self.channels = channels or state_size
         self.state_dtype = jnp.dtype(state_dtype)
         self.method = method
-        self.start = nnx.data(None if start is None else StateParam(start))
+        if start is None:
+            complex_ = jnp.issubdtype(self.state_dtype, jnp.complexfloating)
+            start = jnp.zeros((self.channels, 2) if complex_ else self.channels)
+        self.start = nnx.data(StateParam(start) if learn_initial_state else None)
 
     def operator(self, x: Array) -> Operator:
         """The maps of all steps, fields (..., T, N), given the inputs (..., T, D)."""

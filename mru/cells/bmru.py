@@ -32,8 +32,8 @@ class BMRU(ScanCell, name="bmru"):
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters.
         """
-        start = jax.random.rademacher(rngs.params(), (state_size,), jnp.float32) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, method=method)
+        start = jax.random.rademacher(rngs.params(), (state_size,), jnp.float32)
+        super().__init__(features, state_size, learn_initial_state=learn_initial_state, start=start, method=method)
         self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.threshold = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
         self.alpha = nnx.Param(jnp.ones(state_size))

@@ -30,8 +30,7 @@ class CMRU(ScanCell, name="cmru"):
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters.
         """
-        start = jnp.zeros(state_size) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, method=method)
+        super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.threshold = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
         self.alpha = nnx.Param(jnp.ones(state_size))

@@ -41,8 +41,7 @@ class FQBMRU(ScanCell, name="fq_bmru"):
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters.
         """
-        start = jnp.zeros(state_size) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, method=method)
+        super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         lecun = nnx.initializers.lecun_normal()
         self.candidate = linear(
             features,

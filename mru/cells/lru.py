@@ -50,8 +50,13 @@ class LRU(ScanCell, name="lru"):
         """
         if not 0 <= r_min < r_max < 1:
             raise ValueError(f"LRU needs 0 <= r_min < r_max < 1, got r_min {r_min} and r_max {r_max}")
-        start = jnp.zeros((state_size, 2)) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, state_dtype=jnp.complex64, method=method)
+        super().__init__(
+            features,
+            state_size,
+            learn_initial_state=learn_initial_state,
+            state_dtype=jnp.complex64,
+            method=method,
+        )
         u = jax.random.uniform(rngs.params(), (state_size,), minval=1e-7)
         squared = u * (r_max**2 - r_min**2) + r_min**2
         self.nu = StateParam(jnp.log(-0.5 * jnp.log(squared)))

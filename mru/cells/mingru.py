@@ -40,8 +40,7 @@ class MinGRU(ScanCell, name="mingru"):
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters.
         """
-        start = jnp.zeros(state_size) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, method=method)
+        super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         self.gate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.linear_candidate = linear_candidate

@@ -80,8 +80,14 @@ class S5(ScanCell, name="s5"):
         if blocks < 1 or state_size % (pairs * blocks):
             raise ValueError(f"S5 state_size must be a multiple of {pairs} x {blocks} blocks, got {state_size}")
         channels = state_size // pairs
-        start = jnp.zeros((channels, 2)) if learn_initial_state else None
-        super().__init__(features, state_size, start=start, state_dtype=jnp.complex64, channels=channels, method=method)
+        super().__init__(
+            features,
+            state_size,
+            learn_initial_state=learn_initial_state,
+            state_dtype=jnp.complex64,
+            channels=channels,
+            method=method,
+        )
         size = state_size // blocks
         values, vectors = hippo_normal(size)
         values, vectors = values[size - size // pairs :], vectors[:, size - size // pairs :]

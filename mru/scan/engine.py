@@ -65,11 +65,12 @@ def scan(
     if method not in _METHODS:
         raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}")
     if isinstance(op, Relay):
-        rest = {"reset": reset, "reset_state": reset_state, "reverse": reverse, "method": method}
-        if op.leak is None:
-            return scan(op.latch(), h0, **rest)
+        relay = op
+        run = functools.partial(scan, h0=h0, reset=reset, reset_state=reset_state, reverse=reverse, method=method)
+        if relay.leak is None:
+            return run(relay.latch())
         # Where the leak has fallen to zero the cell runs as an exact latch, although the leak is a traced value.
-        return jax.lax.cond(op.leak == 0, lambda: scan(op.latch(), h0, **rest), lambda: scan(op.affine(), h0, **rest))
+        return jax.lax.cond(relay.leak == 0, lambda: run(relay.latch()), lambda: run(relay.affine()))
     op = _canonical(op)
     *batch, time, channels = op.constant().shape
     dtype = op.constant().dtype
