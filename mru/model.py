@@ -285,6 +285,9 @@ class SequenceModel(nnx.Module):
             # Padding becomes a sequence of its own, which the backward cells leave behind.
             padding = steps == lengths[..., None]
             reset = padding if reset is None else reset | padding
+        if lengths is not None and not self.vocabulary:
+            # Select before the encoder: a NaN in the padding times a cotangent of zero is a NaN in its gradient.
+            x = jnp.where((steps < lengths[..., None])[..., None], x, 0)
         x = self.encoder(x)
         if self.position_encoder is not None:
             x = x + self.position_encoder(sinusoidal_positions(position, self.positions))

@@ -130,6 +130,21 @@ def test_padding_changes_no_logit(pooling, bidirectional):
             close(mine, call(x[i, :length])[0])
 
 
+def test_garbage_in_the_padding_reaches_no_gradient():
+    model, _, _ = compiled()
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    x, lengths = features(2, T), jnp.array([3, 5])
+    padded = (np.arange(T) >= np.asarray(lengths)[:, None])[..., None]
+
+    @jax.jit
+    def gradient(x):
+        return jax.grad(lambda params: nnx.merge(graphdef, params, rest)(x, lengths=lengths)[0].sum())(params)
+
+    clean, spoilt = gradient(jnp.where(padded, 0, x)), gradient(jnp.where(padded, jnp.nan, x))
+    jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
+
+
 def test_padding_has_no_gradient():
     model, _, _ = compiled()
     x, lengths = features(2, T), jnp.array([3, 5])
