@@ -27,6 +27,7 @@ import numpy as np
 import optax
 import yaml
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -92,7 +93,7 @@ class TrainState:
 
     Attributes:
         params: Parameters.
-        rest: Other variables of the model, such as scheduled scalars.
+        rest: Other variables of the model; scheduled scalars have the value that is due at `step`.
         optimizer: State of the optimiser.
         step: Steps done, int32.
     """
@@ -146,12 +147,11 @@ class Trainer:
 
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         train = self.config.train
-        rest = set_schedules(state.rest, train.ramps, state.step, train.steps)
         key = jax.random.fold_in(self.key, state.step)
 
         def loss_of(params):
             rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
-            model = nnx.merge(self.graphdef, params, rest)
+            model = nnx.merge(self.graphdef, params, state.rest)
             outputs, _ = model(batch["inputs"], lengths=batch.get("lengths"), rngs=rngs)
             metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
             return self.task.loss(outputs, batch).mean(), metrics
@@ -261,9 +261,7 @@ class Stop:
             number: Which call it is. JAX stops all processes at the one after the furthest, so none may be left out.
         """
         if jax.process_count() > 1:
-            from jax.experimental.multihost_utils import reached_preemption_sync_point
-
-            return reached_preemption_sync_point(number)
+            return multihost_utils.reached_preemption_sync_point(number)
         return self.signal is not None
 
     def check(self) -> None:
@@ -411,7 +409,7 @@ def resume(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
                 aside.mkdir(exist_ok=True)
                 (checkpoints.directory / str(step)).rename(aside / f"{step}-{time.time_ns()}")
             if jax.process_count() > 1:
-                jax.experimental.multihost_utils.sync_global_devices("damaged checkpoint moved")
+                multihost_utils.sync_global_devices("damaged checkpoint moved")
             checkpoints.reload()
     if steps:
         raise UserError(f"workdir = {workdir}: none of its checkpoints {steps} can be read; they are in {aside}")
