@@ -3,8 +3,20 @@
 from mru import cells
 from mru.checkpoint import load
 from mru.model import SequenceBlock, SequenceModel
-from mru.operators import Affine, Clamp, Latch, Relay
+from mru.operators import Affine, Clamp, Latch, Play, Relay
 from mru.optimizer import adamw
 from mru.scan import scan
 
-__all__ = ["Affine", "Clamp", "Latch", "Relay", "SequenceBlock", "SequenceModel", "adamw", "cells", "load", "scan"]
+__all__ = [
+    "Affine",
+    "Clamp",
+    "Latch",
+    "Play",
+    "Relay",
+    "SequenceBlock",
+    "SequenceModel",
+    "adamw",
+    "cells",
+    "load",
+    "scan",
+]

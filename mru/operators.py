@@ -17,7 +17,11 @@ its backward pass need of it:
     fold(h, where)       the same maps, constant at f(h) where `where` is true: how an initial state enters a scan
     constant()           the value of maps that are constant, as every prefix is once its initial state is folded in
 
-`Relay` is a `Latch`, or an `Affine` when it leaks, whose gates are not computed yet.
+Two more hold what a cell has before its gates, so that these are computed where they are used, in both passes, and not
+stored. They lack the three methods of composition; instead `lower()` gives the same maps as one of the three:
+
+    Relay(candidate, threshold)   a `Latch`, or an `Affine` when it leaks
+    Play(centre, radius)          a `Clamp`
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.surrogate import sign, step
+from mru.surrogate import sign, slope, step
 
 
 @jax.tree_util.register_dataclass
@@ -165,18 +169,19 @@ class Clamp:
 class Relay:
     """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= threshold, else hold.
 
-    With z = H(|c| - beta) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`.
+    With z = H(|c| - beta) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`; at a
+    leak of 0 it holds and writes exactly as one, and at a leak of 1 it counts.
 
     Attributes:
         candidate: c, (..., T, N).
         threshold: beta >= 0, (..., T, N).
-        leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks.
-        width: Width of the surrogate derivatives (`mru.surrogate`), a scalar.
+        leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks. Not differentiated.
+        width: Width of the surrogate derivatives (`mru.surrogate`), a scalar. Not differentiated.
     """
 
     candidate: Array
     threshold: Array
-    leak: Array | None = None
+    leak: Array | float | None = None
     width: Array | float = 1.0
 
     @property
@@ -184,15 +189,71 @@ class Relay:
         """z, float in {0, 1}."""
         return step(jnp.abs(self.candidate) - self.threshold, self.width)
 
-    def latch(self) -> Latch:
-        """The relay whose leak is 0."""
-        return Latch(self.write, sign(self.candidate, self.width))
+    def gates(self) -> dict[str, Array]:
+        """What happens in it, by name, for plots."""
+        return {"candidate": self.candidate, "threshold": self.threshold, "write": self.write}
 
-    def affine(self) -> Affine:
-        """The relay with its leak."""
-        z = self.write.astype(jnp.promote_types(self.write.dtype, jnp.float32))  # the leak is not rounded to bfloat16
-        leak = 0.0 if self.leak is None else self.leak
-        return Affine(1 - z + z * leak, z * sign(self.candidate, self.width))
+    def lower(self) -> Latch | Affine:
+        """The same maps, closed under composition."""
+        z, value = self.write, sign(self.candidate, self.width)
+        return Latch(z, value) if self.leak is None else Affine(1 - z + z * self.leak, z * value)
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        value = sign(self.candidate)
+        return jnp.where(self.write != 0, value if self.leak is None else value + self.leak * h, h)
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return jnp.where(self.write != 0, 0.0 if self.leak is None else self.leak, 1.0).astype(h.dtype)
+
+    def cotangent(self, h: Array, g: Array) -> Relay:
+        """The cotangent of (candidate, threshold), given the states before each step and that of those after it.
+
+        With H' the surrogate derivative: d f / d z = sgn(c) + eps h - h, d z / d |c| = -d z / d beta = H'(|c| - beta),
+        d sgn(c) / d c = 2 H'(c).
+        """
+        value = sign(self.candidate)
+        change = value - h if self.leak is None else value + self.leak * h - h
+        gate = g * change * slope(jnp.abs(self.candidate) - self.threshold, self.width)
+        written = 2 * g * self.write * slope(self.candidate, self.width)
+        return Relay(gate * jnp.sign(self.candidate) + written, -gate * jnp.sign(self.threshold), leak=None, width=None)
 
 
-Operator = Affine | Latch | Clamp | Relay
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """The play operator of the PMRU, before its gate: h -> clip(h, c - r, c + r) with r = softplus(radius).
+
+    Attributes:
+        centre: c, (..., T, N).
+        radius: Before the softplus, (..., T, N).
+    """
+
+    centre: Array
+    radius: Array
+
+    def gates(self) -> dict[str, Array]:
+        """What happens in it, by name, for plots."""
+        return vars(self.lower())
+
+    def lower(self) -> Clamp:
+        """The same maps, closed under composition."""
+        r = jax.nn.softplus(self.radius)
+        return Clamp(self.centre - r, self.centre + r)
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return self.lower().apply(h)
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return self.lower().jacobian(h)
+
+    def cotangent(self, h: Array, g: Array) -> Play:
+        """The cotangent of (centre, radius), given the states before each step and that of those after it."""
+        bar = self.lower().cotangent(h, g)
+        return Play(bar.lo + bar.hi, (bar.hi - bar.lo) * jax.nn.sigmoid(self.radius))
+
+
+Operator = Affine | Latch | Clamp | Relay | Play

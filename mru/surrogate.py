@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 
+def slope(u: Array, width: Array | float = 1.0) -> Array:
+    """The surrogate derivative of the step at `u`, w / (1 + (pi w u)^2)."""
+    return width / (1 + (jnp.pi * width * u) ** 2)
+
+
 @jax.custom_jvp
 def step(u: Array, width: Array | float = 1.0) -> Array:
     """The step function H(u), with H(0) = 1, in the dtype of `u`.
@@ -23,7 +28,7 @@ def step(u: Array, width: Array | float = 1.0) -> Array:
 @step.defjvp
 def _step_jvp(primals, tangents):
     u, width = primals
-    return step(u, width), tangents[0] * (width / (1 + (jnp.pi * width * u) ** 2)).astype(u.dtype)
+    return step(u, width), tangents[0] * slope(u, width).astype(u.dtype)
 
 
 def sign(u: Array, width: Array | float = 1.0) -> Array:

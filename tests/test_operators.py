@@ -165,15 +165,14 @@ def test_relay_is_a_latch_or_an_affine(leak):
     s = np.where(c >= 0, 1.0, -1.0)
     expected = z * (s + (leak or 0) * h) + (1 - z) * h
     np.testing.assert_array_equal(relay.write, z)
-    if leak is None:
-        np.testing.assert_allclose(relay.latch().apply(h), expected, rtol=1e-6)
-    else:
-        np.testing.assert_allclose(relay.affine().apply(h), expected, rtol=1e-6)
+    np.testing.assert_allclose(relay.apply(h), expected, rtol=1e-6)
+    np.testing.assert_allclose(relay.lower().apply(h), expected, rtol=1e-6)
+    assert isinstance(relay.lower(), Latch if leak is None else Affine)
 
 
 def test_relay_width_reaches_both_surrogates():
     def both(c):
-        latch = Relay(c, jnp.full((1, 1), 0.5), None, 2.0).latch()
+        latch = Relay(c, jnp.full((1, 1), 0.5), None, 2.0).lower()
         return jnp.stack([latch.write, latch.value])
 
     slope = jax.jacobian(both)(jnp.full((1, 1), -0.2)).ravel()

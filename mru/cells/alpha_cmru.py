@@ -27,7 +27,8 @@ class AlphaCMRU(CMRU, name="alpha_cmru"):
 
     def operator(self, x):
         """h -> h + z sgn(c) alpha_t."""
-        return Affine(jnp.ones(self.state_size), self.increment(x) * self.increment_size(x))
+        increment = super().operator(x).lower().b
+        return Affine(jnp.ones(self.state_size), increment * self.increment_size(x))
 
     def readout(self, h, x):
         """W_o h + b_o."""

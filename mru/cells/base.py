@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.operators import Operator
+from mru.operators import Operator, Play, Relay
 from mru.scan import scan
 
 REGISTRY: dict[str, type[Cell]] = {}
@@ -156,10 +156,9 @@ class ScanCell(Cell):
         op = self.operator(x)
         h = scan(op, state, reset=reset, reset_state=self.initial_state(), method=self.method)
         if capture is not None:
+            gates = op.gates() if isinstance(op, Relay | Play) else vars(op)
             capture["state"] = h
-            capture.update({k: v for k, v in vars(op).items() if jnp.shape(v)[-2:] == h.shape[-2:]})
-            if hasattr(op, "write"):
-                capture["write"] = op.write
+            capture.update({k: v for k, v in gates.items() if jnp.shape(v)[-2:] == h.shape[-2:]})
         return self.readout(h, x).astype(x.dtype), h[..., -1, :]
 
     def step(self, x, state):

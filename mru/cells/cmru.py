@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mru.cells.base import ScanCell, Scheduled, linear
-from mru.operators import Affine
-from mru.surrogate import sign, step
+from mru.operators import Relay
 
 
 class CMRU(ScanCell, name="cmru"):
@@ -37,14 +36,9 @@ class CMRU(ScanCell, name="cmru"):
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
         self.width = Scheduled(jnp.ones(()))
 
-    def increment(self, x):
-        """z sgn(c), (..., T, N)."""
-        c = self.candidate(x)
-        return step(jnp.abs(c) - jnp.abs(self.threshold(x)), self.width[...]) * sign(c, self.width[...])
-
     def operator(self, x):
-        """h -> h + z sgn(c)."""
-        return Affine(jnp.ones(self.state_size), self.increment(x))
+        """The relay whose leak is 1: h -> h + z sgn(c)."""
+        return Relay(self.candidate(x), jnp.abs(self.threshold(x)), 1.0, self.width[...])
 
     def readout(self, h, x):
         """W_o (alpha h) + b_o."""

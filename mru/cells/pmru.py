@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mru.cells.base import ScanCell, linear
-from mru.operators import Clamp
+from mru.operators import Play
 
 
 class PMRU(ScanCell, name="pmru"):
@@ -40,8 +40,7 @@ class PMRU(ScanCell, name="pmru"):
 
     def operator(self, x):
         """h -> clip(h, c - r, c + r)."""
-        c, r = self.centre(x), nnx.softplus(self.radius(x))
-        return Clamp(c - r, c + r)
+        return Play(self.centre(x), self.radius(x))
 
     def readout(self, h, x):
         """W_o (alpha h) + b_o."""

@@ -1,30 +1,91 @@
-"""O(log T) depth by `jax.lax.associative_scan`, and a form of it for coefficients that are constant in time."""
+"""O(log T) depth by `jax.lax.associative_scan`, and a form of it for coefficients that are constant in time.
+
+The initial state is folded into the first map (so there are T elements, never T + 1) and the reset state into every map
+at a reset; there, at a cut, nothing earlier is composed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Affine, Clamp, Latch
+from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
+from mru.scan.adjoint import cotangents, previous, states_before, time_of, widen
 
 
-def associative(op: Affine | Latch | Clamp, cut: Array | None, reverse: bool) -> Array:
-    """All prefix values of an operator whose initial states are folded in (see `mru.scan.engine`)."""
+def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
+    """Every state; see `mru.scan.engine`."""
+    op = lowered(widen(op, h0.dtype))
+    time = op.constant().shape[-2]
+    starts = (jnp.arange(time) == (time - 1 if reverse else 0))[:, None]
+    state = h0[..., None, :]
+    if reset is not None:
+        flags = reset[..., None]
+        starts, state = starts | flags, jnp.where(flags, reset_state[..., None, :], state)
+    return _prefixes(op.fold(state, starts), reset, reverse)
+
+
+def pullback(
+    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
+) -> tuple[Operator, Array, Array | None]:
+    """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    before = states_before(h, h0, reset, reset_state, reverse)
+    jacobian = widen(op, h.dtype).jacobian(before)
+    # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: an affine scan, in the other direction.
+    zero = jnp.zeros_like(h0)
+    ahead = jacobian if jacobian.ndim == 1 else previous(jacobian, zero, not reverse)
+    cut = None
+    if reset is not None:
+        cut = previous(reset[..., None], jnp.zeros_like(reset[..., :1]), not reverse)[..., 0]
+        if ahead.ndim > 1:
+            # Folding the zero state in multiplies by it, and 0 * NaN of the sequence ahead would enter this one.
+            ahead = jnp.where(cut[..., None], 0, ahead)
+    g = states(Affine(ahead, g), zero, cut, zero, not reverse)
+    return cotangents(op, before, g, reset, reverse)
+
+
+def composed(
+    build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
+) -> tuple[Operator, Array | None]:
+    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.scan.sharded`."""
+
+    def take(maps, where):
+        return jax.tree.map(lambda x: x if x.ndim == 1 else x[..., where, :], maps)
+
+    def level(maps):
+        time = time_of(maps)
+        if time == 1:
+            return maps
+        if time % 2:  # the first step joins at the end: all pairs then share the coefficient, where it is constant
+            first, rest = (slice(-1, None), slice(-1)) if reverse else (slice(1), slice(1, None))
+            return _join(take(maps, first), level(take(maps, rest)))
+        even, odd = take(maps, slice(0, None, 2)), take(maps, slice(1, None, 2))
+        return level(_join(odd, even) if reverse else _join(even, odd))
+
+    return take(level((build(arrays), None if cut is None else cut[..., None])), 0)
+
+
+def _join(earlier, later):
+    """Two maps as one, each with its flag: true if nothing before the map may reach past it."""
+    (f, cut_f), (g, cut_g) = earlier, later
+    joined = g.compose(f)
+    if cut_g is None:
+        return joined, None
+    # Select, never multiply by zero: a non-finite value before the cut must not reach past it.
+    return jax.tree.map(lambda x, y: y if x.ndim == 1 else jnp.where(cut_g, x, y), g, joined), cut_f | cut_g
+
+
+def _prefixes(op: Affine | Latch | Clamp, cut: Array | None, reverse: bool) -> Array:
+    """The values of all prefixes of an operator whose initial states are folded in."""
     if isinstance(op, Affine) and op.a.ndim == 1:
         return _constant_coefficient(op, cut, reverse)
-    if cut is None:
-        prefix = jax.lax.associative_scan(lambda f, g: g.compose(f), op, reverse=reverse, axis=op.constant().ndim - 2)
-        return prefix.constant()
-
-    def compose(earlier, later):
-        (f, cut_f), (g, cut_g) = earlier, later
-        # Select, never multiply by zero: a non-finite value before the cut must not reach past it.
-        joined = jax.tree.map(lambda x, y: jnp.where(cut_g, x, y), g, g.compose(f))
-        return joined, cut_f | cut_g
-
+    flags = None if cut is None else jnp.broadcast_to(cut, op.constant().shape[:-1])[..., None]
     axis = op.constant().ndim - 2
-    flags = jnp.broadcast_to(cut, op.constant().shape[:-1])[..., None]
-    prefix, _ = jax.lax.associative_scan(compose, (op, flags), reverse=reverse, axis=axis)
-    return prefix.constant()
+    return jax.lax.associative_scan(_join, (op, flags), reverse=reverse, axis=axis)[0].constant()
 
 
 def _constant_coefficient(op: Affine, cut: Array | None, reverse: bool) -> Array:
@@ -55,3 +116,8 @@ def _constant_coefficient(op: Affine, cut: Array | None, reverse: bool) -> Array
 
     h = level(op.a, b, flags)
     return jnp.flip(h, -2) if reverse else h
+
+
+def lowered(op: Operator) -> Affine | Latch | Clamp:
+    """The operator in the form that is closed under composition."""
+    return op.lower() if isinstance(op, Relay | Play) else op

@@ -1,30 +1,42 @@
 """The front door `scan`, its checks, and the one custom VJP behind every method.
 
-A method is a function `(op, cut, reverse) -> h`. Before it is called the initial state is folded into the first map
-(so there are T elements, never T + 1) and the reset state into every map at a reset; `cut` (..., T), or None, marks the
-maps into which nothing earlier is composed.
+A method is three functions:
+
+    states(op, h0, reset, reset_state, reverse) -> h
+    pullback(op, h0, reset, reset_state, reverse, h, g) -> the cotangents of (op, h0, reset_state)
+    composed(build, arrays, cut, reverse) -> the composition of all maps `build(arrays)`, and if one was at a cut
+
+`reset` and `reset_state` may be None; the fields of `op` may be of lower precision than the states.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Affine, Clamp, Latch, Operator, Relay
-from mru.scan.associative import associative
-from mru.scan.sequential import sequential
+from mru.operators import Affine, Latch, Operator, Relay
+from mru.scan import associative, sequential, sharded
+from mru.scan.adjoint import cotangents, states_before, time_of, widen
+
+_AXIS = "seq"  # mesh axis that the time axis is sharded over, where the mesh has one
 
 
-def _auto(op, cut, reverse):
-    return jax.lax.platform_dependent(
-        cpu=lambda: sequential(op, cut, reverse), default=lambda: associative(op, cut, reverse)
-    )
+def _by_platform(name):
+    def choose(*args):
+        # Only arrays may be operands of the choice, and nothing here depends on which they are.
+        on_cpu, elsewhere = (functools.partial(getattr(m, name), *args) for m in (sequential, associative))
+        return jax.lax.platform_dependent(cpu=on_cpu, default=elsewhere)
+
+    return choose
 
 
-_METHODS = {"auto": _auto, "sequential": sequential, "associative": associative}
+_AUTO = types.SimpleNamespace(**{name: _by_platform(name) for name in ("states", "pullback", "composed")})
+_METHODS = {"auto": _AUTO, "sequential": sequential, "associative": associative}
 
 
 def scan(
@@ -64,16 +76,8 @@ def scan(
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}")
-    if isinstance(op, Relay):
-        relay = op
-        run = functools.partial(scan, h0=h0, reset=reset, reset_state=reset_state, reverse=reverse, method=method)
-        if relay.leak is None:
-            return run(relay.latch())
-        # Where the leak has fallen to zero the cell runs as an exact latch, although the leak is a traced value.
-        return jax.lax.cond(relay.leak == 0, lambda: run(relay.latch()), lambda: run(relay.affine()))
-    op = _canonical(op)
-    *batch, time, channels = op.constant().shape
-    dtype = op.constant().dtype
+    op, dtype = _canonical(op)
+    *batch, time, channels = max((x.shape for x in jax.tree.leaves(op)), key=len)
 
     def state(x, name):
         x = jnp.asarray(x)
@@ -86,7 +90,9 @@ def scan(
 
     h0 = jnp.zeros((*batch, channels), dtype) if h0 is None else state(h0, "h0")
     reset_state = h0 if reset_state is None else state(reset_state, "reset_state")
-    if reset is not None:
+    if reset is None:
+        reset_state = None
+    else:
         reset = jnp.asarray(reset)
         if reset.dtype != bool or reset.ndim < 1 or reset.shape[-1] != time:
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}")
@@ -94,15 +100,19 @@ def scan(
             reset = jnp.broadcast_to(reset, (*batch, time))
         except ValueError:
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}") from None
-    return _scan(method, reverse, op, h0, reset, reset_state)
+    return _place(method, reverse, op, h0, reset_state, reset)
 
 
-def _canonical(op: Affine | Latch | Clamp) -> Affine | Latch | Clamp:
-    """The operator with leaves of one shape (but a constant `a`), in at least single precision."""
-    if not isinstance(op, Affine | Latch | Clamp):
-        raise ValueError(f"op must be an Affine, Latch, Clamp or Relay, got {type(op).__name__}")
-    fields = {name: jnp.asarray(x) for name, x in vars(op).items()}
-    shapes = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in fields.items())
+def _canonical(op: Operator) -> tuple[Operator, jnp.dtype]:
+    """The operator with leaves of one shape (but those constant in time), and the dtype of its states."""
+    if not isinstance(op, Operator):
+        raise ValueError(f"op must be an Affine, Latch, Clamp, Relay or Play, got {type(op).__name__}")
+    fields = {name: jnp.asarray(x) for name, x in vars(op).items() if x is not None}
+    scalars = {"leak", "width"} & fields.keys() if isinstance(op, Relay) else set()
+    shapes = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in fields.items() if name not in scalars)
+    for name in scalars:
+        if fields[name].ndim:
+            raise ValueError(f"{name} of a Relay must be a scalar, got shape {fields[name].shape}")
     constant = {"a"} if isinstance(op, Affine) and fields["a"].ndim == 1 and fields["b"].ndim > 1 else set()
     try:
         shape = jnp.broadcast_shapes(*(x.shape for x in fields.values()))
@@ -110,69 +120,125 @@ def _canonical(op: Affine | Latch | Clamp) -> Affine | Latch | Clamp:
         raise ValueError(f"fields of {type(op).__name__} must broadcast to (..., T, N), got {shapes}") from None
     if len(shape) < 2 or shape[-2] < 1:
         raise ValueError(f"fields of {type(op).__name__} must have shape (..., T, N) with T >= 1, got {shapes}")
-    floats = [x.dtype for name, x in fields.items() if not (name == "write" and x.dtype == bool)]
+    floats = [
+        x.dtype for name, x in fields.items() if name not in scalars and not (name == "write" and x.dtype == bool)
+    ]
     if not all(jnp.issubdtype(d, jnp.inexact) for d in floats):
         raise ValueError(f"fields of {type(op).__name__} must be floating point, got {shapes}")
     dtype = jnp.result_type(*floats, jnp.float32)
-    if isinstance(op, Clamp) and jnp.issubdtype(dtype, jnp.complexfloating):
-        raise ValueError(f"the bounds of a Clamp must be real, got {shapes}")
+    if not isinstance(op, Affine | Latch) and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"fields of {type(op).__name__} must be real, got {shapes}")
     for name, x in fields.items():
-        x = x if x.dtype == bool else x.astype(dtype)
-        fields[name] = jnp.broadcast_to(x, shape[-1:] if name in constant else shape)
-    return type(op)(**fields)
+        if name in scalars:
+            fields[name] = x.astype(dtype)
+        else:
+            fields[name] = jnp.broadcast_to(x, shape[-1:] if name in constant else shape)
+    return dataclasses.replace(op, **fields), dtype
 
 
-def _starts(op, h0, reset, reset_state, reverse):
-    """Where a map is constant because a sequence begins there (T, 1) or (..., T, 1), and the state before it."""
-    time = op.constant().shape[-2]
-    first = (jnp.arange(time) == (time - 1 if reverse else 0))[:, None]
-    if reset is None:
-        return first, h0[..., None, :]
-    flags = reset[..., None]
-    return first | flags, jnp.where(flags, reset_state[..., None, :], h0[..., None, :])
+def _place(method, reverse, op, h0, reset_state, reset):
+    """Run where the arrays lie: over the devices of the mesh axis `seq`, where there are several."""
+    mesh = jax.sharding.get_abstract_mesh()
+    size = dict(mesh.shape).get(_AXIS, 1)
+    if size > 1 and _AXIS in mesh.manual_axes:  # inside a shard_map: what we hold is one part
+        return _varied(method, reverse, _AXIS, op, h0, reset_state, reset)
+    time = time_of(op)
+    if size == 1 or time == 1:
+        return _varied(method, reverse, None, op, h0, reset_state, reset)
+    if time % size:
+        raise ValueError(
+            f"the time axis must be divisible by the {size} devices of mesh axis {_AXIS!r}, got T = {time}"
+        )
+
+    def along_time(x, axis):
+        return jax.sharding.PartitionSpec(*(_AXIS if i == axis % x.ndim else None for i in range(x.ndim)))
+
+    everywhere = jax.sharding.PartitionSpec()
+    fields = jax.tree.map(lambda x: along_time(x, -2) if x.ndim >= 2 else everywhere, op)
+    flags = None if reset is None else along_time(reset, -1)
+    return jax.shard_map(
+        functools.partial(_varied, method, reverse, _AXIS),
+        in_specs=(fields, everywhere, None if reset is None else everywhere, flags),
+        out_specs=along_time(jax.eval_shape(lambda: max(jax.tree.leaves(op), key=jnp.ndim)), -2),
+        axis_names={_AXIS},
+    )(op, h0, reset_state, reset)
 
 
-def _previous(x, reverse):
-    """`x` one step earlier in the direction of the scan; what comes in at its start is arbitrary (and finite)."""
-    pad = jnp.zeros_like(x[..., :1, :])
-    return jnp.concatenate([x[..., 1:, :], pad] if reverse else [pad, x[..., :-1, :]], -2)
+def _varied(method, reverse, axis, op, h0, reset_state, reset):
+    """`_scan` of arguments that, inside a `shard_map`, all differ between the same devices.
+
+    JAX tracks in the types what differs between devices, and a loop must not change the type of what it carries. The
+    values of `like` are selected by a mask that is constantly false.
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        like = max(jax.tree.leaves(op), key=jnp.ndim)[..., 0, :]
+
+        def vary(x):
+            like_x = like.reshape(-1, like.shape[-1])[0] if x.ndim == 1 else like
+            return jnp.where(jnp.zeros_like(like_x, dtype=bool), like_x.astype(x.dtype), x)
+
+        op = jax.tree.map(lambda x: vary(x) if x.ndim == 1 else x, op)
+        h0, reset_state = jax.tree.map(vary, (h0, reset_state))
+    return _scan(method, reverse, axis, op, h0, reset_state, reset)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(method, reverse, op, h0, reset, reset_state):
-    starts, state = _starts(op, h0, reset, reset_state, reverse)
-    folded = op.fold(state, starts)
-    if folded.constant().shape[-2] == 1:  # a single step, as in streaming: nothing to compose
-        return folded.constant()
-    return _METHODS[method](folded, reset, reverse)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _scan(method, reverse, axis, op, h0, reset_state, reset):
+    return _scan_forward(method, reverse, axis, op, h0, reset_state, reset)[0]
 
 
-def _scan_forward(method, reverse, op, h0, reset, reset_state):
-    h = _scan(method, reverse, op, h0, reset, reset_state)
-    return h, (op, h0, reset, reset_state, h)
-
-
-def _scan_backward(method, reverse, residuals, g):
-    op, h0, reset, reset_state, h = residuals
-    starts, state = _starts(op, h0, reset, reset_state, reverse)
-    before = jnp.where(starts, state, _previous(h, reverse))
-    jacobian = op.jacobian(before)
-    # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: the same scan, in the other direction.
-    ahead = jacobian if jacobian.ndim == 1 else _previous(jacobian, not reverse)
-    cut = None if reset is None else _previous(reset[..., None], not reverse)[..., 0]
-    if cut is not None and ahead.ndim > 1:
-        # Folding the zero state in multiplies by it, and 0 * NaN of the sequence ahead would enter this one.
-        ahead = jnp.where(cut[..., None], 0, ahead)
-    zero = jnp.zeros_like(h0)
-    g = _scan(method, not reverse, Affine(ahead, g), zero, cut, zero)
-    first = -1 if reverse else 0
-    h0_bar = (jacobian * g)[..., first, :]
-    if reset is None:
-        reset_bar = zero
+def _scan_forward(method, reverse, axis, op, h0, reset_state, reset):
+    method = _METHODS[method]
+    if axis is not None:
+        h0 = sharded.first_state(method.composed, op, h0, reset, reset_state, reverse, axis)
+    if time_of(op) == 1:  # a single step, as in streaming: nothing to compose
+        before = h0[..., None, :]
+        if reset is not None:
+            before = jnp.where(reset[..., None], reset_state[..., None, :], before)
+        h = widen(op, h0.dtype).apply(before)
     else:
-        reset_bar = jnp.where(reset[..., None], jacobian * g, 0).sum(-2)
-        h0_bar = jnp.where(reset[..., first, None], 0, h0_bar)
-    return op.cotangent(before, g), h0_bar, None, reset_bar
+        h = method.states(op, h0, reset, reset_state, reverse)
+    return h, (op, h0, reset_state, reset, h)
+
+
+def _scan_backward(method, reverse, axis, residuals, g):
+    op, h0, reset_state, reset, h = residuals
+    last = 0 if reverse else -1
+    if axis is not None:
+        composed = _METHODS[method].composed
+        later = sharded.first_cotangent(composed, op, h0, reset, reset_state, reverse, h, g, axis)
+        g = g.at[..., last, :].add(later)
+    op_bar, h0_bar, reset_bar = _pullback(method, reverse, op, h0, reset_state, reset, h, g)
+    if axis is not None:
+        # Only the first device starts from h0; the others passed theirs on above.
+        index, size = jax.lax.axis_index(axis), jax.lax.axis_size(axis)
+        h0_bar = jnp.where(index == (size - 1 if reverse else 0), h0_bar, 0)
+    return op_bar, h0_bar, reset_bar, None
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pullback(method, reverse, op, h0, reset_state, reset, h, g):
+    if time_of(op) == 1:
+        return cotangents(op, states_before(h, h0, reset, reset_state, reverse), g, reset, reverse)
+    return _METHODS[method].pullback(op, h0, reset, reset_state, reverse, h, g)
+
+
+def _pullback_forward(method, reverse, *args):
+    return _pullback(method, reverse, *args), args
+
+
+def _pullback_backward(method, reverse, args, g):
+    """Derivatives of the second order and above: those of the associative form, which JAX can differentiate itself."""
+    op, h0, reset_state, reset, h, h_bar = args
+
+    def plain(op, h0, reset_state, h, h_bar):
+        return associative.pullback(op, h0, reset, reset_state, reverse, h, h_bar)
+
+    *bars, h_bar, g_bar = jax.vjp(plain, op, h0, reset_state, h, h_bar)[1](g)
+    return *bars, None, h_bar, g_bar
+
+
+_pullback.defvjp(_pullback_forward, _pullback_backward)

@@ -1,26 +1,89 @@
-"""One step after the other: `jax.lax.scan`. O(T) depth, one pass over memory."""
+"""One step after the other, in place: one pass over memory, O(T) depth.
+
+The loop reads each step where it lies, (..., T, N) with the channels innermost, and writes the state into its place in
+the result. `jax.lax.scan` over the steps would first lay out every operand with the time axis outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Affine, Clamp, Latch
+from mru.operators import Operator
+from mru.scan.adjoint import cotangents, states_before, time_of, widen
 
 
-def sequential(op: Affine | Latch | Clamp, cut: Array | None, reverse: bool) -> Array:
-    """All prefix values of an operator whose initial states are folded in (see `mru.scan.engine`)."""
-    leaves, tree = jax.tree.flatten(op)
-    # A leaf (N,) is constant in time; the loop closes over it.
-    moving = [None if x.ndim == 1 else jnp.moveaxis(x, -2, 0) for x in leaves]
-    flags = None if cut is None else jnp.moveaxis(cut, -1, 0)[..., None]
+def _at(tree: Any, t: Array) -> Any:
+    """Step `t` of a tree of arrays (..., T, N); what has fewer axes than two is constant in time."""
+    return jax.tree.map(lambda x: x if x.ndim < 2 else jax.lax.dynamic_index_in_dim(x, t, x.ndim - 2, False), tree)
 
-    def body(h, now):
-        now, flag = now
-        f = tree.unflatten([x if m is None else m for x, m in zip(leaves, now, strict=True)])
-        h = f.apply(h if flag is None else jnp.where(flag, 0, h))
-        return h, h
 
-    value = op.constant()
-    start = jnp.zeros_like(value[..., 0, :])
-    _, h = jax.lax.scan(body, start, (moving, flags), reverse=reverse)
-    return jnp.moveaxis(h, 0, -2)
+def _put(x: Array, value: Array, t: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(x, value, t, x.ndim - 2)
+
+
+def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
+    """Every state; see `mru.scan.engine`."""
+    time = time_of(op)
+    flags = None if reset is None else reset[..., None]
+
+    def body(i, carry):
+        h, out = carry
+        t = time - 1 - i if reverse else i
+        if flags is not None:
+            h = jnp.where(_at(flags, t), reset_state, h)
+        h = widen(_at(op, t), h.dtype).apply(h)
+        return h, _put(out, h, t)
+
+    out = jnp.zeros_like(jnp.broadcast_to(h0[..., None, :], (*h0.shape[:-1], time, h0.shape[-1])))
+    return jax.lax.fori_loop(0, time, body, (h0, out))[1]
+
+
+def pullback(
+    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
+) -> tuple[Operator, Array, Array | None]:
+    """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    time = time_of(op)
+    flags = None if reset is None else reset[..., None]
+
+    def body(i, carry):
+        incoming, out = carry
+        t = i if reverse else time - 1 - i
+        before = jnp.where(i == time - 1, h0, _at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1)))
+        flag = None if flags is None else _at(flags, t)
+        if flag is not None:
+            before = jnp.where(flag, reset_state, before)
+        total = _at(g, t) + incoming
+        incoming = widen(_at(op, t), h.dtype).jacobian(before) * total
+        return incoming if flag is None else jnp.where(flag, 0, incoming), _put(out, total, t)
+
+    _, total = jax.lax.fori_loop(0, time, body, (jnp.zeros_like(h0), jnp.zeros_like(h)))
+    return cotangents(op, states_before(h, h0, reset, reset_state, reverse), total, reset, reverse)
+
+
+def composed(
+    build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
+) -> tuple[Operator, Array | None]:
+    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.scan.sharded`."""
+    time = time_of(arrays)
+    first = time - 1 if reverse else 0
+    flags = None if cut is None else cut[..., None]
+
+    def body(i, carry):
+        earlier, seen = carry
+        t = time - 1 - i if reverse else i
+        now = build(_at(arrays, t))
+        joined = now.compose(earlier)
+        if flags is None:
+            return joined, seen
+        flag = _at(flags, t)
+        # A constant coefficient stays as it is: after a cut nobody reads it.
+        joined = jax.tree.map(lambda x, y: y if x.ndim < flag.ndim else jnp.where(flag, x, y), now, joined)
+        return joined, seen | flag
+
+    start = build(_at(arrays, first)), None if flags is None else _at(flags, first)
+    return jax.lax.fori_loop(1, time, body, start)

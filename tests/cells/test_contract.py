@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from reference import shake, soft_step
 
-from mru import Affine, Clamp, Latch, Relay, cells
+from mru import Affine, Clamp, Latch, Play, Relay, cells
 
 D, N = 3, 4
 DTYPES = {"float32": {"rtol": 2e-4, "atol": 2e-4}, "bfloat16": {"rtol": 2e-2, "atol": 4e-2}}
@@ -152,6 +152,9 @@ def differentiable(op, h):
         return z * (value + (0 if op.leak is None else op.leak) * h) + (1 - z) * h
     if isinstance(op, Latch):
         return op.write * op.value + (1 - op.write) * h
+    if isinstance(op, Play):
+        r = jnp.logaddexp(op.radius, 0)
+        return jnp.minimum(jnp.maximum(h, op.centre - r), op.centre + r)
     assert isinstance(op, Affine | Clamp), f"say here what the derivative of a {type(op).__name__} is"
     return op.apply(h)
 

@@ -1,0 +1,74 @@
+"""A scan whose time axis lies spread over the devices of a mesh axis.
+
+Each device composes its own maps, all of them gather these compositions (one per device: what is communicated does not
+grow with T) and apply those before their own to the initial state. From there each scans what it holds. The backward
+pass does the same with the maps of the adjoint, in the other direction.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mru.operators import Affine, Operator
+from mru.scan.adjoint import states_before, widen
+from mru.scan.associative import lowered
+
+
+def first_state(composed, op: Operator, h0: Array, reset, reset_state: Array | None, reverse: bool, axis: str) -> Array:
+    """The state that this device's part of the sequence starts from, (..., N).
+
+    Args:
+        composed: The method's composition of maps.
+        op: This device's part, as all that follows but `h0`, which is the state before the whole sequence.
+        h0: (..., N).
+        reset: (..., T), or None.
+        reset_state: (..., N).
+        reverse: Direction of the scan.
+        axis: Name of the mesh axis.
+    """
+
+    def build(arrays):
+        op, flags = arrays
+        op = lowered(widen(op, h0.dtype))
+        if flags is None:
+            return op
+        return op.fold(reset_state if op.constant().ndim == h0.ndim else reset_state[..., None, :], flags)
+
+    flags = None if reset is None else reset[..., None]
+    return _incoming(*composed(build, (op, flags), reset, reverse), h0, reverse, axis)
+
+
+def first_cotangent(composed, op: Operator, h0, reset, reset_state, reverse: bool, h: Array, g: Array, axis: str):
+    """What the steps on later devices add to the cotangent of this device's last state, (..., N)."""
+
+    def build(arrays):
+        op, before, g = arrays
+        jacobian = widen(op, g.dtype).jacobian(before)
+        return Affine(jacobian, jacobian * g)
+
+    def cut_build(arrays):
+        arrays, flags = arrays
+        maps = build(arrays)
+        return maps if flags is None else Affine(maps.a, jnp.where(flags, 0, maps.b))
+
+    before = states_before(h, h0, reset, reset_state, reverse)
+    flags = None if reset is None else reset[..., None]
+    maps = composed(cut_build, ((op, before, g), flags), reset, not reverse)
+    return _incoming(*maps, jnp.zeros_like(h0), not reverse, axis)
+
+
+def _incoming(composition: Operator, cut: Array | None, start: Array, reverse: bool, axis: str) -> Array:
+    """`start` taken through the compositions of all devices before this one."""
+    leaves, tree = jax.tree.flatten(composition)
+    flag = jnp.zeros(()) if cut is None else cut
+    packed = jnp.stack([jnp.broadcast_to(x, start.shape).astype(start.dtype) for x in (*leaves, flag)])
+    everyone = jax.lax.all_gather(packed, axis)
+
+    def apply(state, maps):
+        composition = tree.unflatten(list(maps[:-1]))
+        return jnp.where(maps[-1] != 0, composition.constant(), composition.apply(state)), state
+
+    _, starts = jax.lax.scan(apply, start, everyone, reverse=reverse)
+    return starts[jax.lax.axis_index(axis)]

@@ -1,0 +1,152 @@
+"""Run by `test_sharded` on eight fake devices: prints, as JSON, how sharded scans compare with plain ones."""
+
+import functools
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mru import Affine, Clamp, Latch, Play, Relay, scan
+
+BATCH, TIME, CHANNELS = 2, 32, 3
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def complex_normal(*shape):
+    return normal(*shape) + 1j * normal(*shape)
+
+
+OPERATORS = {
+    "affine": lambda *s: Affine(np.tanh(normal(*s)), normal(*s)),
+    "complex affine": lambda *s: Affine(0.7 * np.exp(1j * normal(*s)).astype(np.complex64), complex_normal(*s)),
+    "constant a": lambda *s: Affine(np.tanh(normal(CHANNELS)), normal(*s)),
+    "latch": lambda *s: Latch((rng.random(s) < 0.2).astype(np.float32), normal(*s)),
+    "clamp": lambda *s: Clamp(normal(*s) - 2, normal(*s) + 2),
+    "relay": lambda *s: Relay(normal(*s), abs(normal(*s)) + 0.5),
+    "leaky relay": lambda *s: Relay(normal(*s), abs(normal(*s)) + 0.5, 0.7, 1.3),
+    "play": lambda *s: Play(normal(*s), normal(*s)),
+}
+
+
+def mesh(**axes):
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+
+
+def gradients(op, h0, start, weight, reset, reverse, method):
+    """The gradients in (op, h0, reset_state), and the states."""
+
+    def loss(op, h0, start):
+        h = scan(op, h0, reset=reset, reset_state=start, reverse=reverse, method=method)
+        return (weight * h).real.sum(), h
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(op, h0, start)
+
+
+def error(ours, theirs):
+    """The largest difference, of the largest value of each array."""
+    pairs = [
+        (np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+    return max(float(abs(a - b).max() / max(1, abs(b).max())) for a, b in pairs)
+
+
+def compare(name, time, meshes):
+    """For each of some settings: the error, and how many steps of the states lie on one device."""
+    draw = complex_normal if "complex" in name else normal
+    op, h0, start = OPERATORS[name](BATCH, time, CHANNELS), draw(BATCH, CHANNELS), draw(BATCH, CHANNELS)
+    weight = draw(BATCH, time, CHANNELS)
+    reset = rng.random((BATCH, time)) < 0.1
+    reset[1, 8], reset[0] = True, False  # one at the first step of a device's part, and a sequence without any
+    settings = [
+        (None, False, "sequential", "seq"),
+        (None, True, "associative", "seq"),
+        (reset, False, "auto", "seq"),
+        (reset, False, "associative", "data and seq"),
+        (reset, True, "sequential", "data and seq"),
+    ]
+    for reset, reverse, method, where in settings:
+
+        def run(*args, reset=reset, reverse=reverse, method=method):
+            return gradients(*args, reset, reverse, method)
+
+        args, spec = (op, h0, start, weight), P("data" if "data" in where else None, "seq")
+        expected = jax.jit(run)(*args)
+        lay = NamedSharding(meshes[where], spec), NamedSharding(meshes[where], P())
+        placed = jax.tree.map(lambda x, lay=lay: jax.device_put(x, lay[0 if np.ndim(x) == 3 else 1]), args)
+        with jax.set_mesh(meshes[where]):
+            ours = jax.jit(functools.partial(run))(*placed)
+        key = (
+            f"{name}, {where}, {'plain' if reset is None else 'reset'}, {'reverse' if reverse else 'forward'}, {method}"
+        )
+        yield key, error(ours, expected), ours[1].addressable_shards[0].data.shape[1]
+
+
+def collectives(name, time, mesh):
+    """Bytes that each kind of collective returns, in a forward and backward pass with resets."""
+    draw = complex_normal if "complex" in name else normal
+    args = (
+        OPERATORS[name](BATCH, time, CHANNELS),
+        *(draw(*s) for s in ((BATCH, CHANNELS),) * 2),
+        draw(BATCH, time, CHANNELS),
+    )
+    args = (*args, rng.random((BATCH, time)) < 0.1)
+
+    def sharding(x):
+        return NamedSharding(mesh, P(None, "seq") if np.ndim(x) >= 2 and np.shape(x)[1] == time else P())
+
+    def run(*args):
+        results = gradients(*args, False, "sequential")
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding(x)), results)
+
+    with jax.set_mesh(mesh):
+        placed = jax.tree.map(lambda x: jax.device_put(x, sharding(x)), args)
+        program = jax.jit(run).lower(*placed).compile().as_text()
+    sizes, found = {"f32": 4, "c64": 8, "pred": 1, "s32": 4, "u32": 4}, {}
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    for result, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
+            found[kind] = found.get(kind, 0) + sizes[dtype] * int(np.prod([int(n) for n in shape.split(",") if n]))
+    return found
+
+
+def inside_shard_map(mesh, spec, **kwargs):
+    """The error of the gradient where the caller maps over the devices and leaves the initial state out."""
+    op = OPERATORS["affine"](BATCH, TIME, CHANNELS)
+    parts = jax.shard_map(scan, mesh=mesh, in_specs=spec, out_specs=spec, **kwargs)
+    ours, theirs = (jax.jit(jax.grad(lambda op, f=f: jnp.sin(f(op)).sum()))(op) for f in (parts, scan))
+    return error(ours, theirs)
+
+
+def main():
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_disable_most_optimizations", True)
+    meshes = {"seq": mesh(seq=8), "data and seq": mesh(data=2, seq=4)}
+    report = {"errors": {}, "steps": {}, "collectives": {}}
+    for name in OPERATORS:
+        for key, difference, steps in compare(name, TIME, meshes):
+            report["errors"][key], report["steps"][key] = difference, steps
+        report["collectives"][name] = [collectives(name, time, meshes["seq"]) for time in (TIME, 16 * TIME)]
+    for check in (True, False):
+        difference = inside_shard_map(meshes["data and seq"], P("data", "seq"), check_vma=check)
+        report["errors"][f"inside a shard_map, check_vma={check}"] = difference
+    report["errors"]["inside a shard_map over the batch"] = inside_shard_map(mesh(data=2), P("data"))
+    with jax.set_mesh(meshes["seq"]):
+        report["one step"] = scan(OPERATORS["affine"](BATCH, 1, CHANNELS)).shape
+        try:
+            scan(OPERATORS["affine"](BATCH, 33, CHANNELS))
+        except ValueError as refusal:
+            report["refusal"] = str(refusal)
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The time axis over the devices of mesh axis `seq`: the numbers of one device; communication that T does not grow."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def report():
+    script = pathlib.Path(__file__).with_name("sharded_scans.py")
+    root = script.parents[1]
+    done = subprocess.run(
+        [sys.executable, script], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_states_and_gradients_are_those_of_one_device(report):
+    assert len(report["errors"]) == 8 * 5 + 3
+    assert {key: e for key, e in report["errors"].items() if not e <= 1e-5} == {}
+
+
+def test_the_states_stay_spread_over_time(report):
+    assert {steps for key, steps in report["steps"].items() if "data" in key} == {32 // 4}
+    assert {steps for key, steps in report["steps"].items() if "data" not in key} == {32 // 8}
+
+
+def test_communication_does_not_grow_with_time(report):
+    assert len(report["collectives"]) == 8
+    for name, (short, long) in report["collectives"].items():
+        assert short == long, name
+        assert set(short) == {"all-gather", "all-reduce"}, name  # nothing of a sequence is moved
+        # Two gathers, of two fields and a flag of (batch 2, channels 3) of 8 devices: one forward, one backward.
+        assert short["all-gather"] == 2 * 8 * 3 * (2 * 3) * (8 if "complex" in name else 4), name
+
+
+def test_a_time_axis_that_does_not_divide_is_refused(report):
+    assert "divisible by the 8 devices of mesh axis 'seq', got T = 33" in report["refusal"]
+    assert report["one step"] == [2, 1, 3]
