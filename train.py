@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import pathlib
+import platform
 import shlex
 import signal
 import sys
@@ -49,18 +50,27 @@ def start_processes(config: DistributedConfig) -> None:
         jax.distributed.initialize()
 
 
+def keep_programs() -> None:
+    """Keep compiled programs between runs, unless JAX was told where to (`JAX_COMPILATION_CACHE_DIR`)."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        # Programs for CPU use the instructions of the machine that compiled them, so no two machines share a folder.
+        jax.config.update("jax_compilation_cache_dir", str(cache / "mru" / platform.node()))
+
+
 def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
-    """The mesh (data, model) over all devices."""
-    count = jax.device_count()
-    data = count // config.model if config.data == -1 else config.data
-    if data * config.model != count or jax.local_device_count() % config.model:
+    """The mesh (data, seq, model) over all devices."""
+    count, local, rest = jax.device_count(), jax.local_device_count(), config.seq * config.model
+    data = count // rest if config.data == -1 else config.data
+    if data * rest != count or local % rest:
         raise UserError(
-            f"mesh = data {config.data} x model {config.model}, allowed: a product of {count}, the number of devices, "
-            f"and model a divisor of the {jax.local_device_count()} of each process"
+            f"mesh = data {config.data} x seq {config.seq} x model {config.model}, allowed: a product of {count}, the "
+            f"number of devices, and seq x model a divisor of the {local} of each process"
         )
     if batch_size % data:
         raise UserError(f"train.batch_size = {batch_size}, allowed: a multiple of the {data} devices on mesh axis data")
-    return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    shape = {"data": data, "seq": config.seq, "model": config.model}
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def shard_parameters(mesh: Mesh, tree: Any) -> Any:
@@ -169,12 +179,17 @@ class Trainer:
             donate_argnums=0,
             out_shardings=(self.shardings, self.replicated),
         )
-        return many.lower(state, batch).compile()
+        with jax.set_mesh(self.mesh):  # `mru.scan` looks there for the axis `seq`
+            return many.lower(state, batch).compile()
 
     def place(self, batch: dict[str, np.ndarray], axis: int) -> dict[str, jax.Array]:
-        """A batch on the mesh, its batch axis split over `data`; each process gives its own part."""
-        sharding = NamedSharding(self.mesh, P(*[None] * axis, "data"))
-        return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+        """A batch on the mesh, split over `data` and, where it has a time axis, `seq`; each process gives its part."""
+
+        def sharding(x):
+            timed = x.ndim > axis + 1 and x.shape[axis + 1] == self.task.length
+            return NamedSharding(self.mesh, P(*[None] * axis, "data", *["seq"] * timed))
+
+        return {name: jax.make_array_from_process_local_data(sharding(x), x) for name, x in batch.items()}
 
     @functools.cached_property
     def _sums(self) -> Any:
@@ -198,7 +213,8 @@ class Trainer:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return mean([self._sums(state.params, state.rest, self.place(batch, 0)) for batch in batches])
+        with jax.set_mesh(self.mesh):
+            return mean([self._sums(state.params, state.rest, self.place(batch, 0)) for batch in batches])
 
     @functools.cached_property
     def _chunk(self) -> Any:
@@ -427,6 +443,7 @@ def run(config: Config, argv: list[str]) -> int:
     began = time.perf_counter()
     stop = Stop()
     start_processes(config.distributed)
+    keep_programs()
     mesh = make_mesh(config.mesh, config.train.batch_size)
     try:
         config.task.examples("train", np.zeros(1, np.int64))

@@ -175,7 +175,7 @@ class MeshConfig:
 
     Args:
         data: Devices that share a batch; -1 for all that are left.
-        seq: Devices that share the time axis: 1 for now.
+        seq: Devices that share the time axis of every sequence.
         model: Devices that share the parameters.
     """
 
@@ -443,7 +443,9 @@ def _check(config: Config) -> None:
         )
     require(model.dropout < 1, "model.dropout", model.dropout, "at least 0 and below 1")
     require(model.positions % 2 == 0, "model.positions", model.positions, "an even number")
-    require(mesh.seq == 1, "mesh.seq", mesh.seq, "1: the time axis can not be sharded yet")
+    require(mesh.seq >= 1, "mesh.seq", mesh.seq, "at least 1")
+    length = config.task.length
+    require(length % mesh.seq == 0, "mesh.seq", mesh.seq, f"a divisor of the {length} steps of {config.task.name}")
     require(mesh.model >= 1, "mesh.model", mesh.model, "at least 1")
     require(mesh.data == -1 or mesh.data >= 1, "mesh.data", mesh.data, "at least 1, or -1 for all devices left")
     distributed = dataclasses.asdict(config.distributed)

@@ -217,7 +217,8 @@ class Relay:
         change = value - h if self.leak is None else value + self.leak * h - h
         gate = g * change * slope(jnp.abs(self.candidate) - self.threshold, self.width)
         written = 2 * g * self.write * slope(self.candidate, self.width)
-        return Relay(gate * jnp.sign(self.candidate) + written, -gate * jnp.sign(self.threshold), leak=None, width=None)
+        # None stands for a cotangent of zero.
+        return Relay(gate * jnp.sign(self.candidate) + written, -gate, None, None)  # type: ignore[arg-type]
 
 
 @jax.tree_util.register_dataclass

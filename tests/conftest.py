@@ -1,8 +1,18 @@
 """Puts `reference` on the path of every test below, and makes hypothesis draw the same examples in each run."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
 import hypothesis
 import jax
 import pytest
+
+# Programs that runs of train.py compile are shared by the tests, and not left behind with the user's own.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mru-tests-")
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 hypothesis.settings.register_profile("mru", derandomize=True, deadline=None, max_examples=30)
 hypothesis.settings.load_profile("mru")

@@ -72,19 +72,22 @@ def initial(self):
     state = real(self)
     leaves = jax.tree.leaves(state.params)
     seen["sharded"] = sum(not x.sharding.is_fully_replicated for x in leaves)
+    seen["seq"] = self.mesh.shape["seq"]
     seen["shapes"] = sorted({(x.shape, x.addressable_shards[0].data.shape) for x in leaves if x.ndim == 2})
     return state
 
 
 train.Trainer.initial = initial
-for name, mesh in (("data", ["--mesh.data", "8"]), ("model", ["--mesh.data", "4", "--mesh.model", "2"])):
+for name, axes in {"data": {"data": 8}, "model": {"data": 4, "model": 2}, "seq": {"data": 2, "seq": 4}}.items():
+    mesh = [x for axis, size in axes.items() for x in (f"--mesh.{axis}", str(size))]
     assert train.main(["--config", config, "--workdir", f"{folder}/{name}", *mesh]) == 0
-    print(name, seen["sharded"], ((8, 4), (8, 4 if name == "data" else 2)) in seen["shapes"], flush=True)
+    assert seen["seq"] == axes.get("seq", 1)
+    print(name, seen["sharded"], ((8, 4), (8, 2 if name == "model" else 4)) in seen["shapes"], flush=True)
 """
 
 
 def test_eight_devices_train_like_one(one, tmp_path):
-    """The batch over all eight, and over four with the last axis of the matrices over two."""
+    """The batch over all eight, over four with the last axis of the matrices over two, over two with time over four."""
     config, cache, reference = one
     ((code, said),) = end(spawn(config, tmp_path, script=("-c", SHARDED), devices=8, cache=cache))
     assert code == 0, said
@@ -93,7 +96,7 @@ def test_eight_devices_train_like_one(one, tmp_path):
     assert int(sharded) >= 6
     assert fits == "True"
     assert "Traceback" not in said
-    for name in ("data", "model"):
+    for name in ("data", "model", "seq"):
         assert json.loads((tmp_path / name / "summary.json").read_text())["device"] == "8 x cpu"
         assert_close(tmp_path / name, reference)
 

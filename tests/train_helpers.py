@@ -56,7 +56,7 @@ def config_file(folder, text=TINY):
 @contextlib.contextmanager
 def compiled_in(folder):
     """Keep the programs that this process compiles in a folder, for itself and for others."""
-    defaults = dict(zip(COMPILING, (None, 1.0, 0, False)))  # one of them can not be read
+    defaults = dict(zip(COMPILING, (os.environ["JAX_COMPILATION_CACHE_DIR"], 1.0, 0, False)))  # not all can be read
     try:
         for name, value in COMPILING.items():
             jax.config.update(name, str(folder) if value is None else value)

@@ -30,7 +30,9 @@ def previous(x: Array, first: Array, reverse: bool) -> Array:
 def states_before(h: Array, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
     """The state that each step starts from, (..., T, N)."""
     before = previous(h, h0, reverse)
-    return before if reset is None else jnp.where(reset[..., None], reset_state[..., None, :], before)
+    if reset is None or reset_state is None:
+        return before
+    return jnp.where(reset[..., None], reset_state[..., None, :], before)
 
 
 def cotangents(

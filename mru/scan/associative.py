@@ -23,7 +23,7 @@ def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | No
     time = op.constant().shape[-2]
     starts = (jnp.arange(time) == (time - 1 if reverse else 0))[:, None]
     state = h0[..., None, :]
-    if reset is not None:
+    if reset is not None and reset_state is not None:
         flags = reset[..., None]
         starts, state = starts | flags, jnp.where(flags, reset_state[..., None, :], state)
     return _prefixes(op.fold(state, starts), reset, reverse)

@@ -11,9 +11,9 @@ A method is three functions:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def scan(
     return _place(method, reverse, op, h0, reset_state, reset)
 
 
-def _canonical(op: Operator) -> tuple[Operator, jnp.dtype]:
+def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
     """The operator with leaves of one shape (but those constant in time), and the dtype of its states."""
     if not isinstance(op, Operator):
         raise ValueError(f"op must be an Affine, Latch, Clamp, Relay or Play, got {type(op).__name__}")
@@ -133,7 +133,7 @@ def _canonical(op: Operator) -> tuple[Operator, jnp.dtype]:
             fields[name] = x.astype(dtype)
         else:
             fields[name] = jnp.broadcast_to(x, shape[-1:] if name in constant else shape)
-    return dataclasses.replace(op, **fields), dtype
+    return type(op)(**fields), dtype
 
 
 def _place(method, reverse, op, h0, reset_state, reset):
@@ -192,9 +192,7 @@ def _scan_forward(method, reverse, axis, op, h0, reset_state, reset):
     if axis is not None:
         h0 = sharded.first_state(method.composed, op, h0, reset, reset_state, reverse, axis)
     if time_of(op) == 1:  # a single step, as in streaming: nothing to compose
-        before = h0[..., None, :]
-        if reset is not None:
-            before = jnp.where(reset[..., None], reset_state[..., None, :], before)
+        before = states_before(h0[..., None, :], h0, reset, reset_state, reverse)
         h = widen(op, h0.dtype).apply(before)
     else:
         h = method.states(op, h0, reset, reset_state, reverse)

@@ -17,7 +17,7 @@ from mru.operators import Operator
 from mru.scan.adjoint import cotangents, states_before, time_of, widen
 
 
-def _at(tree: Any, t: Array) -> Any:
+def _at(tree: Any, t: Array | int) -> Any:
     """Step `t` of a tree of arrays (..., T, N); what has fewer axes than two is constant in time."""
     return jax.tree.map(lambda x: x if x.ndim < 2 else jax.lax.dynamic_index_in_dim(x, t, x.ndim - 2, False), tree)
 

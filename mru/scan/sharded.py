@@ -7,6 +7,8 @@ pass does the same with the maps of the adjoint, in the other direction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -15,16 +17,26 @@ from mru.operators import Affine, Operator
 from mru.scan.adjoint import states_before, widen
 from mru.scan.associative import lowered
 
+Composed = Callable[..., tuple[Operator, Array | None]]
 
-def first_state(composed, op: Operator, h0: Array, reset, reset_state: Array | None, reverse: bool, axis: str) -> Array:
+
+def first_state(
+    composed: Composed,
+    op: Operator,
+    h0: Array,
+    reset: Array | None,
+    reset_state: Array | None,
+    reverse: bool,
+    axis: str,
+) -> Array:
     """The state that this device's part of the sequence starts from, (..., N).
 
     Args:
         composed: The method's composition of maps.
-        op: This device's part, as all that follows but `h0`, which is the state before the whole sequence.
-        h0: (..., N).
+        op: This device's part, like `reset`.
+        h0: State before the whole sequence, (..., N).
         reset: (..., T), or None.
-        reset_state: (..., N).
+        reset_state: (..., N), or None.
         reverse: Direction of the scan.
         axis: Name of the mesh axis.
     """
@@ -36,27 +48,36 @@ def first_state(composed, op: Operator, h0: Array, reset, reset_state: Array | N
             return op
         return op.fold(reset_state if op.constant().ndim == h0.ndim else reset_state[..., None, :], flags)
 
-    flags = None if reset is None else reset[..., None]
-    return _incoming(*composed(build, (op, flags), reset, reverse), h0, reverse, axis)
+    composition, cut = composed(build, (op, _flags(reset)), reset, reverse)
+    return _incoming(composition, cut, h0, reverse, axis)
 
 
-def first_cotangent(composed, op: Operator, h0, reset, reset_state, reverse: bool, h: Array, g: Array, axis: str):
-    """What the steps on later devices add to the cotangent of this device's last state, (..., N)."""
+def first_cotangent(
+    composed: Composed,
+    op: Operator,
+    h0: Array,
+    reset: Array | None,
+    reset_state: Array | None,
+    reverse: bool,
+    h: Array,
+    g: Array,
+    axis: str,
+) -> Array:
+    """What the steps on later devices add to the cotangent `g` of this device's last state, (..., N)."""
 
     def build(arrays):
-        op, before, g = arrays
+        # What a step hands to the one before it: J (g + what comes in), and nothing where a sequence starts.
+        op, before, g, flags = arrays
         jacobian = widen(op, g.dtype).jacobian(before)
-        return Affine(jacobian, jacobian * g)
-
-    def cut_build(arrays):
-        arrays, flags = arrays
-        maps = build(arrays)
-        return maps if flags is None else Affine(maps.a, jnp.where(flags, 0, maps.b))
+        return Affine(jacobian, jacobian * g if flags is None else jnp.where(flags, 0, jacobian * g))
 
     before = states_before(h, h0, reset, reset_state, reverse)
-    flags = None if reset is None else reset[..., None]
-    maps = composed(cut_build, ((op, before, g), flags), reset, not reverse)
-    return _incoming(*maps, jnp.zeros_like(h0), not reverse, axis)
+    composition, cut = composed(build, (op, before, g, _flags(reset)), reset, not reverse)
+    return _incoming(composition, cut, jnp.zeros_like(h0), not reverse, axis)
+
+
+def _flags(reset: Array | None) -> Array | None:
+    return None if reset is None else reset[..., None]
 
 
 def _incoming(composition: Operator, cut: Array | None, start: Array, reverse: bool, axis: str) -> Array:
