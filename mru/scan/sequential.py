@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Operator
+from mru.operators import Operator, Play
 from mru.scan.adjoint import cotangents, states_before, time_of, widen
 
 
@@ -26,9 +26,15 @@ def _put(x: Array, value: Array, t: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(x, value, t, x.ndim - 2)
 
 
+def _prepared(op: Operator, dtype: Any) -> Operator:
+    """The gates of a `Play` cost a softplus, which is faster for all steps at once; those of a `Relay` a comparison."""
+    return widen(op, dtype).lower() if isinstance(op, Play) else op
+
+
 def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
     """Every state; see `mru.scan.engine`."""
     time = time_of(op)
+    op = _prepared(op, h0.dtype)
     flags = None if reset is None else reset[..., None]
 
     def body(i, carry):
@@ -48,6 +54,7 @@ def pullback(
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
     time = time_of(op)
+    maps = _prepared(op, h.dtype)
     flags = None if reset is None else reset[..., None]
 
     def body(i, carry):
@@ -58,7 +65,7 @@ def pullback(
         if flag is not None:
             before = jnp.where(flag, reset_state, before)
         total = _at(g, t) + incoming
-        incoming = widen(_at(op, t), h.dtype).jacobian(before) * total
+        incoming = widen(_at(maps, t), h.dtype).jacobian(before) * total
         return incoming if flag is None else jnp.where(flag, 0, incoming), _put(out, total, t)
 
     _, total = jax.lax.fori_loop(0, time, body, (jnp.zeros_like(h0), jnp.zeros_like(h)))

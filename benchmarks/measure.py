@@ -1,0 +1,98 @@
+"""How everything here is timed, and how results are written.
+
+A program is compiled ahead of time, run once to warm up, and then timed in a loop inside one call of the device, long
+enough that dispatch does not count. What is reported is the median of several such calls, divided by the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import results
+
+
+def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, float]:
+    """Seconds of one run of `f`, seconds to compile it, and bytes of temporary memory.
+
+    Args:
+        f: Function of arrays.
+        *args: Its arguments.
+        seconds: How long a timed call should take at least.
+        calls: Number of timed calls, of which the median is taken.
+    """
+    began = time.perf_counter()
+    compiled = jax.jit(f).lower(*args).compile()
+    compile_seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    once = min(_clock(compiled, *args) for _ in range(2 + 1))
+    count = max(1, round(seconds / once))
+    if count == 1:
+        times = [_clock(compiled, *args) for _ in range(calls)]
+    else:
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *args))
+        loop = jax.jit(lambda n, args, empty: jax.lax.fori_loop(0, n, lambda _, c: _again(f, *c), (args, empty))[1])
+        loop = loop.lower(count, args, empty).compile()
+        _clock(loop, count, args, empty)
+        times = [_clock(loop, count, args, empty) / count for _ in range(calls)]
+    return {
+        "seconds": statistics.median(times),
+        "compile_seconds": compile_seconds,
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
+
+
+def _again(f, args, result):
+    # The barrier makes the arguments depend on the result before, so that no run is moved out of the loop or dropped.
+    args, _ = jax.lax.optimization_barrier((args, result))
+    return args, f(*args)
+
+
+def _clock(f, *args):
+    began = time.perf_counter()
+    jax.block_until_ready(f(*args))
+    return time.perf_counter() - began
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A command line with what all benchmarks take."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--out", type=pathlib.Path, help="JSON to write; the plot goes beside it")
+    return arguments
+
+
+def start() -> str:
+    """The platform; compiled programs are not kept, so that compiling is measured."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    return jax.default_backend()
+
+
+def write(path: pathlib.Path | None, rows: list[dict[str, Any]], draw: Callable, **more: Any) -> None:
+    """Write rows as JSON with what they depend on, and the plot beside them."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": shlex.join(["python", "-m", *sys.orig_argv[2:]]),
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "date": datetime.date.today().isoformat(),
+        "versions": results.versions(),
+        "commit": results.commit(),
+        **more,
+    }
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)
+    path.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
+    draw(rows, path.with_suffix(".png"))
+    print(f"wrote {path} and {path.with_suffix('.png')}")

@@ -1,0 +1,74 @@
+"""What ours are compared with: the same maps through what JAX and Flax offer, and another library where installed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from mru import Affine, Play, Relay
+from mru.operators import Operator
+from mru.surrogate import sign
+
+
+def associative_scan(op: Operator, h0: Array | None = None, **_) -> Array:
+    """`jax.lax.associative_scan` as anybody would write it, differentiated by JAX."""
+    op = _plain(op)
+    if h0 is not None:
+        op = op.fold(h0[..., None, :], (jnp.arange(op.constant().shape[-2]) == 0)[:, None])
+    prefix = jax.lax.associative_scan(lambda f, g: g.compose(f), op, axis=op.constant().ndim - 2)
+    return prefix.constant()
+
+
+def lax_scan(op: Operator) -> Array:
+    """`jax.lax.scan` over the steps, differentiated by JAX."""
+    op = _plain(op)
+
+    def step(h, maps):
+        h = maps.apply(h)
+        return h, h
+
+    steps = jax.tree.map(lambda x: jnp.moveaxis(x, -2, 0), op)
+    _, h = jax.lax.scan(step, jnp.zeros_like(steps.constant()[0]), steps)
+    return jnp.moveaxis(h, 0, -2)
+
+
+def _plain(op: Operator) -> Operator:
+    """The maps as one would write them without a custom derivative, every field given for every step."""
+    if isinstance(op, Relay):  # as an affine map, whose derivative in the gate is that of the equation
+        z = op.write
+        return Affine(1 - z + z * (0.0 if op.leak is None else op.leak), z * sign(op.candidate, op.width))
+    if isinstance(op, Play):
+        return op.lower()
+    if isinstance(op, Affine) and op.a.ndim == 1:
+        return Affine(jnp.broadcast_to(op.a, op.b.shape), op.b)
+    return op
+
+
+class GRU(nnx.Module):
+    """Flax's own recurrent layer over its GRU: a nonlinear recurrence, which can not be scanned in parallel."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.features = features
+        self.layer = nnx.RNN(nnx.GRUCell(features, features, rngs=rngs))
+
+    def __call__(self, x: Array) -> Array:
+        """x (B, T, D) -> y (B, T, D)."""
+        return self.layer(x, initial_carry=jnp.zeros((x.shape[0], self.features)))
+
+
+def memax_lru(features: int):
+    """The LRU layer of memax (PyPI): its parameters and (params, x (B, T, D)) -> y; ImportError if not installed."""
+    from memax.linen.semigroups.lru import LRU
+
+    algebra = LRU.default_algebra(recurrent_size=features)
+    layer = LRU(algebra=algebra, scan=LRU.default_scan(), hidden_size=features, recurrent_size=features)
+    state = layer.zero_carry()
+
+    def one(params, x):
+        return layer.apply(params, state, (x, jnp.zeros(x.shape[0], bool)))[1]
+
+    x = jnp.zeros((4, features))
+    params = layer.init(jax.random.key(0), state, (x, jnp.zeros(4, bool)))
+    return params, lambda params, x: jax.vmap(one, (None, 0))(params, x)

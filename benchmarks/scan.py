@@ -1,0 +1,165 @@
+"""Forward, and forward with backward, of every operator, by each method and rival, against the memory roofline.
+
+python -m benchmarks.scan --out results/benchmarks/scan-cpu.json
+
+The floor of a pass is what it must move, each operand and each result once; the roofline is the rate at which the same
+run adds two arrays of that shape. "backward" is both passes together.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mru
+from benchmarks import rivals
+from benchmarks.measure import measure, parser, start, write
+
+SHAPES = {
+    "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64)],
+    "gpu": [(8, 16384, 512), (32, 1024, 512), (1, 262144, 256)],
+}
+METHODS = {
+    "mru auto": mru.scan,
+    "mru sequential": functools.partial(mru.scan, method="sequential"),
+    "mru associative": functools.partial(mru.scan, method="associative"),
+    "associative_scan, autodiff": rivals.associative_scan,
+    "lax.scan, autodiff": rivals.lax_scan,
+}
+# Arrays of the size of the states that a forward and a backward pass must move: fields and states; fields, states and
+# cotangents. Where a derivative does not need a field or the states, these do not count.
+FLOORS = {
+    "affine": (3, 5),
+    "complex affine": (3, 5),
+    "constant a": (2, 3),
+    "latch": (2.25, 2.25),
+    "clamp": (3, 6),
+    "relay (BMRU)": (3, 6),
+    "counter (CMRU)": (3, 5),
+    "play (PMRU)": (3, 6),
+}
+
+
+def operator(name: str, shape: tuple[int, ...]) -> mru.operators.Operator:
+    """Fields whose scan neither dies out nor grows."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, y = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
+    decay = jax.random.uniform(keys[2], shape, minval=0.5)
+    match name:
+        case "affine":
+            return mru.Affine(decay, x)
+        case "complex affine":
+            return mru.Affine(jax.lax.complex(decay * 0.7, decay * 0.7), jax.lax.complex(x, y))
+        case "constant a":
+            return mru.Affine(decay[0, 0], x)
+        case "latch":
+            return mru.Latch(x > 1, y)
+        case "clamp":
+            return mru.Clamp(x - decay, x + decay)
+        case "relay (BMRU)":
+            return mru.Relay(x, 0.5 + decay)
+        case "counter (CMRU)":
+            return mru.Relay(x, 0.5 + decay, leak=1.0)
+        case "play (PMRU)":
+            return mru.Play(x, y)
+    raise ValueError(f"operator must be one of {list(FLOORS)}, got {name!r}")
+
+
+def gradient(scan: Callable, op: mru.operators.Operator, g: jax.Array) -> list[jax.Array]:
+    """The cotangents of the fields, given that of the states."""
+    (bar,) = jax.vjp(scan, op)[1](g)
+    return [x for x in jax.tree.leaves(bar) if x.dtype != jax.dtypes.float0]
+
+
+def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longest: int) -> Any:
+    """One measurement after the other."""
+    size = int(np.prod(shape)) * 4
+    x = jnp.ones(shape)
+    add = measure(jnp.add, x, x)
+    rate = 3 * size / add["seconds"]
+    at = {"shape": shape, "operator": "add", "method": "add", "pass": "forward"}
+    yield {**at, "floor_bytes": 3 * size, **add, "roofline": 1.0}
+    for name in operators:
+        op = operator(name, shape)
+        g = jnp.ones(shape, jnp.complex64 if "complex" in name else jnp.float32)
+        forward, backward = (int(units * g.nbytes) for units in FLOORS[name])
+        for method in methods:
+            if shape[1] > longest and method in ("mru sequential", "lax.scan, autodiff"):
+                continue
+            scan = METHODS[method]
+            passes = {
+                "forward": (forward, scan, (op,)),
+                "backward": (forward + backward, functools.partial(gradient, scan), (op, g)),
+            }
+            for kind, (floor, f, args) in passes.items():
+                found = measure(f, *args)
+                at = {"shape": shape, "operator": name, "method": method, "pass": kind}
+                yield {**at, "floor_bytes": floor, **found, "roofline": floor / found["seconds"] / rate}
+
+
+def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
+    """Time over its floor, both passes together, one panel a shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
+    figure, axes = plt.subplots(
+        1, len(shapes), figsize=(3.2 * len(shapes) + 1.5, 4.2), sharey=True, layout="constrained"
+    )
+    for axis, shape in zip(np.atleast_1d(axes), shapes, strict=True):
+        here = [row for row in rows if tuple(row["shape"]) == shape and row["pass"] == "backward"]
+        names, methods = (list(dict.fromkeys(row[key] for row in here)) for key in ("operator", "method"))
+        for i, method in enumerate(methods):
+            at = {row["operator"]: 1 / row["roofline"] for row in here if row["method"] == method}
+            places = [names.index(name) + 0.8 * (i - len(methods) / 2 + 0.5) / len(methods) for name in at]
+            axis.barh(places, list(at.values()), 0.8 / len(methods), label=method)
+        axis.axvline(1, color="grey", linestyle=":")
+        axis.set(
+            xscale="log", xlabel="time / memory floor", title=f"{shape}", yticks=range(len(names)), yticklabels=names
+        )
+    axes = np.atleast_1d(axes)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle("Forward and backward pass, against what it must move")
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--shape", action="append", help="batch,time,channels; may be given several times")
+    arguments.add_argument("--operator", action="append", choices=list(FLOORS), help="may be given several times")
+    arguments.add_argument("--method", action="append", choices=list(METHODS), help="may be given several times")
+    arguments.add_argument("--longest", type=int, help="longest sequence for methods that go step by step")
+    given = arguments.parse_args()
+    platform = start()
+    shapes = [tuple(map(int, shape.split(","))) for shape in given.shape or []] or SHAPES[platform]
+    chosen = {"cpu": "mru sequential"}.get(platform, "mru associative")  # what "auto" comes to
+    methods = given.method or [name for name in METHODS if name != chosen]
+    longest = given.longest or {"cpu": 2**20}.get(platform, 2048)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; steps one by one up to T = {longest:,}")
+    print(f"{'shape':>17} {'operator':15} {'method':27} {'pass':9} {'ms':>9} {'floor':>6} {'MiB':>8} {'compile s':>9}")
+    found = []
+    for shape in shapes:
+        for row in rows(shape, given.operator or list(FLOORS), methods, longest):
+            found.append(row)
+            print(
+                f"{','.join(map(str, shape)):>17} {row['operator']:15} {row['method']:27} {row['pass']:9} "
+                f"{row['seconds'] * 1e3:9.3f} {1 / row['roofline']:5.1f}x {row['temporary_bytes'] / 2**20:8.1f} "
+                f"{row['compile_seconds']:9.2f}",
+                flush=True,
+            )
+    write(given.out, found, draw)
+
+
+if __name__ == "__main__":
+    main()

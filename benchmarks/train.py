@@ -1,0 +1,216 @@
+"""Layers and models: time against T, training steps a second, and streaming, beside what can not be scanned.
+
+python -m benchmarks.train --out results/benchmarks/train-cpu.json
+
+"layer": forward and backward pass of one layer on (batch, T, width). "model": one training step (gradient and AdamW) of
+four blocks. "psmnist": the model of configs/psmnist (784 steps), ours against `associative_scan` with autodiff.
+"step": one streamed step of a batch of one, by itself on the device, and with the dispatch from Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import mru
+from benchmarks import rivals
+from benchmarks.measure import measure, parser, start, write
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 1, "width": 32, "psmnist": 10},
+    "gpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 8, "width": 128, "psmnist": 100},
+}
+CELLS = ["bmru", "cmru", "pmru", "lru", "s5", "mingru"]
+
+
+def layer(name: str, width: int) -> tuple[Any, Callable]:
+    """A layer's parameters, and the function of (parameters, x (B, T, D)) that it is."""
+    if name == "memax LRU":
+        return rivals.memax_lru(width)
+    if name == "GRU (nnx.RNN)":
+        module = rivals.GRU(width, rngs=nnx.Rngs(0))
+    else:
+        module = mru.cells.get(name)(width, width, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def apply(params, x):
+        y = nnx.merge(graphdef, params, rest)(x)
+        return y[0] if isinstance(y, tuple) else y
+
+    return params, apply
+
+
+def layers(lengths: list[int], batch: int, width: int, limit: float) -> Any:
+    """Forward and backward against T; a series ends where its next point would take longer than `limit` seconds."""
+    for name in ["bmru", "pmru", "lru", "GRU (nnx.RNN)", "memax LRU"]:
+        try:
+            params, apply = layer(name, width)
+        except ImportError:
+            print(f"{name}: not installed, left out (pip install memax)")
+            continue
+        expected = 0.0
+        for length in lengths:
+            if expected > limit:
+                print(f"{name}: T = {length} left out, it would take about {expected:.0f} s a pass")
+                break
+            x = jax.random.normal(jax.random.key(0), (batch, length, width))
+
+            def both(params, x, apply=apply):
+                return jax.vjp(apply, params, x)[1](jnp.ones_like(x))
+
+            found = measure(both, params, x, calls=3)
+            expected = found["seconds"] * 4
+            at = {"part": "layer", "name": name, "length": length, "batch": batch, "width": width}
+            yield {**at, **found}
+
+
+def training(name: str, batch: int, length: int, width: int, inputs: int, outputs: int) -> tuple[Callable, tuple]:
+    """A training step of four blocks, and its arguments."""
+    model = mru.SequenceModel(
+        inputs, outputs, cells=[name] * 4, width=width, state_size=width, positions=32,
+        pooling="mean", rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    transform = mru.adamw(1e-3)
+    x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
+    targets = jax.random.randint(jax.random.key(1), (batch,), 0, outputs)
+
+    def step(params, state, x, targets):
+        def loss(params):
+            logits, _ = nnx.merge(graphdef, params, rest)(x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+        updates, state = transform.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step, (params, transform.init(params), x, targets)
+
+
+def models(lengths: list[int], batch: int, width: int) -> Any:
+    """Training steps of whole models against T."""
+    for name in ["bmru", "pmru", "lru"]:
+        for length in lengths:
+            step, args = training(name, batch, length, width, 4, 10)
+            found = measure(step, *args, calls=3)
+            at = {"part": "model", "name": name, "length": length, "batch": batch, "width": width}
+            yield {**at, **found, "tokens_per_second": batch * length / found["seconds"]}
+
+
+def psmnist(batch: int) -> Any:
+    """Training steps of the psMNIST models, and of the same with `associative_scan` and autodiff in place of ours."""
+    for name in ["bmru", "pmru"]:
+        for method in ("mru auto", "associative_scan, autodiff"):
+            step, args = training(name, batch, 784, 128, 1, 10)
+            replaced = rivals.associative_scan if method != "mru auto" else mru.scan
+            with mock.patch("mru.cells.base.scan", replaced):
+                found = measure(step, *args, calls=5)
+            at = {"part": "psmnist", "name": f"{name}, {method}", "length": 784, "batch": batch, "width": 128}
+            yield {**at, **found, "steps_per_second": 1 / found["seconds"]}
+
+
+def streaming(width: int, steps: int = 1000) -> Any:
+    """Seconds of one step of each cell and of a stack: on the device, and as called from Python."""
+    modules = {name: mru.cells.get(name)(width, width, rngs=nnx.Rngs(0)) for name in CELLS}
+    modules["stack of 4 bmru"] = mru.SequenceModel(
+        width,
+        width,
+        cells=["bmru"] * 4,
+        width=width,
+        state_size=width,
+        pooling="none",
+        rngs=nnx.Rngs(0),
+    )
+    for name, module in modules.items():
+        graphdef, variables = nnx.split(module)
+        x = jax.random.normal(jax.random.key(0), (steps, 1, width))
+        state = module.initial_state((1,))
+
+        def step(variables, state, x, graphdef=graphdef):
+            y, state = nnx.merge(graphdef, variables).step(x, state)
+            return state, y
+
+        def many(variables, state, xs, step=step):
+            return jax.lax.scan(functools.partial(step, variables), state, xs)
+
+        found = measure(many, variables, state, x)
+        one = jax.jit(step).lower(variables, state, x[0]).compile()
+        now, y = one(variables, state, x[0])
+        began = time.perf_counter()
+        for _ in range(steps):
+            now, y = one(variables, now, x[0])
+        jax.block_until_ready(y)
+        called = (time.perf_counter() - began) / steps
+        found["seconds"] /= steps
+        yield {"part": "step", "name": name, "batch": 1, "width": width, **found, "seconds_called": called}
+
+
+def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
+    """Time against T of the layers, log-log; and of the models, where they were run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    titles = {"layer": "one layer, forward and backward", "model": "four blocks, one training step"}
+    parts = [part for part in titles if any(row["part"] == part for row in rows)]
+    if not parts:
+        return
+    figure, axes = plt.subplots(1, len(parts), figsize=(5 * len(parts), 3.8), layout="constrained", squeeze=False)
+    for axis, part in zip(axes[0], parts, strict=True):
+        here = [row for row in rows if row["part"] == part]
+        for name in dict.fromkeys(row["name"] for row in here):
+            points = [(row["length"], row["seconds"] * 1e3) for row in here if row["name"] == name]
+            rival = not name.islower()
+            axis.plot(*zip(*points, strict=True), "s--" if rival else "o-", label=name if rival else name.upper())
+        shape = f"batch {here[0]['batch']}, width {here[0]['width']}"
+        axis.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel="milliseconds")
+        axis.set_title(f"{titles[part]} ({shape})", fontsize=10)
+        axis.legend(fontsize=8)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--part", action="append", choices=["layer", "model", "psmnist", "step"])
+    arguments.add_argument("--longest", type=int, help="largest T")
+    arguments.add_argument("--limit", type=float, default=10.0, help="most seconds of one pass of a layer")
+    given = arguments.parse_args()
+    settings = SETTINGS[start()]
+    lengths = [n for n in settings["lengths"] if n <= (given.longest or max(settings["lengths"]))]
+    batch, width = settings["batch"], settings["width"]
+    parts = {
+        "layer": lambda: layers(lengths, batch, width, given.limit),
+        "model": lambda: models([n for n in lengths if n <= 16384], batch, width),
+        "psmnist": lambda: psmnist(settings["psmnist"]),
+        "step": lambda: streaming(width),
+    }
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
+    print(f"{'part':8} {'name':32} {'T':>8} {'ms':>10} {'MiB':>9} {'compile s':>9}")
+    found = []
+    for part in given.part or parts:
+        for row in parts[part]():
+            found.append(row)
+            extra = {"tokens_per_second": "tokens/s", "steps_per_second": "steps/s"}
+            rest = "".join(f"  {row[key]:,.1f} {unit}" for key, unit in extra.items() if key in row)
+            rest += f"  {row['seconds_called'] * 1e6:.0f} us with dispatch" if "seconds_called" in row else ""
+            print(
+                f"{part:8} {row['name']:32} {row.get('length', 1):8,} {row['seconds'] * 1e3:10.4f} "
+                f"{row['temporary_bytes'] / 2**20:9.1f} {row['compile_seconds']:9.2f}{rest}",
+                flush=True,
+            )
+    write(given.out, found, draw)
+
+
+if __name__ == "__main__":
+    main()
