@@ -15,6 +15,8 @@ from mru.surrogate import sign
 def associative_scan(op: Operator, h0: Array | None = None, **_) -> Array:
     """`jax.lax.associative_scan` as anybody would write it, differentiated by JAX."""
     op = _plain(op)
+    if h0 is None and not isinstance(op, Affine):  # whose offset is the state after a start from zero
+        h0 = jnp.zeros_like(op.constant()[..., 0, :])
     if h0 is not None:
         op = op.fold(h0[..., None, :], (jnp.arange(op.constant().shape[-2]) == 0)[:, None])
     prefix = jax.lax.associative_scan(lambda f, g: g.compose(f), op, axis=op.constant().ndim - 2)

@@ -2,6 +2,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -622,6 +623,22 @@ def test_a_diverging_run_stops(registry, tmp_path):
     assert code == 1
     assert "not finite at step" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+# ---------------------------------------------------------------------------------------------------- compiled programs
+
+
+def test_compiled_programs_are_kept_where_jax_was_told_or_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    known = jax.config.jax_compilation_cache_dir
+    train.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == known
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        train.keep_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mru" / platform.node())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", known)
 
 
 # -------------------------------------------------------------------------------------------------- damaged checkpoints

@@ -1,0 +1,124 @@
+"""The benchmarks run and compare like with like; what they time has not grown: operations and memory, never seconds."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import io_callback
+from train_helpers import ROOT
+
+import mru
+from benchmarks import rivals
+from benchmarks.measure import measure
+from benchmarks.scan import FLOORS, gradient, operator
+
+SHAPE = (2, 4096, 32)  # more steps than a compiler would unroll, and large against what is kept for each channel
+
+
+def weights(name, shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return jnp.asarray(x + 0j * x if "complex" in name else x)
+
+
+# Both passes by the method of CPU, in arrays of the size of the states: temporary memory and, as the compiler counts (a
+# loop's body once), what is touched; and instructions of the program. Recorded with jax 0.12.
+RECORDED = {
+    "affine": (1.00, 8.00, 137),
+    "complex affine": (2.00, 16.01, 137),
+    "constant a": (2.00, 9.00, 141),
+    "latch": (0.00, 3.25, 88),
+    "clamp": (1.00, 13.00, 168),
+    "relay (BMRU)": (2.00, 21.01, 235),
+    "counter (CMRU)": (3.00, 21.01, 253),
+    "play (PMRU)": (3.00, 26.00, 212),
+}
+MARGIN = 1.25  # for another version of the compiler
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_the_program_of_both_passes_has_not_grown(name):
+    scan = functools.partial(mru.scan, method="sequential")
+    program = jax.jit(functools.partial(gradient, scan)).lower(operator(name, SHAPE), weights(name, SHAPE)).compile()
+    temporary, touched, instructions = RECORDED[name]
+    array, text = 4 * np.prod(SHAPE), program.as_text()
+    assert program.memory_analysis().temp_size_in_bytes <= (temporary * MARGIN + 0.01) * array
+    assert program.cost_analysis()["bytes accessed"] <= touched * MARGIN * array
+    assert len(re.findall(r"^\s+(?:ROOT )?%\S+ = ", text, re.MULTILINE)) <= instructions * MARGIN
+    assert len(re.findall(r" while\(", text)) <= 2  # one loop forward, one backward
+
+
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("name", FLOORS)
+def test_rivals_compute_the_same(name):
+    shape = (2, 7, 3)
+    op, g = operator(name, shape), weights(name, shape)
+    expected = mru.scan(op), gradient(mru.scan, op, g)
+    for rival in (rivals.associative_scan, rivals.lax_scan):
+        found = rival(op), gradient(rival, op, g)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            if b.ndim:  # they differentiate the leak and the width too, which are scalars
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rival_takes_an_initial_state():
+    for name in FLOORS:
+        op, h0 = operator(name, (1, 5, 3)), weights(name, (1, 3))
+        np.testing.assert_allclose(rivals.associative_scan(op, h0), mru.scan(op, h0), rtol=1e-4, atol=1e-5)
+
+
+def test_every_repetition_is_run():
+    runs = []
+
+    def f(x):
+        return x + io_callback(lambda: runs.append(0) or np.float32(0), jax.ShapeDtypeStruct((), np.float32))
+
+    found = measure(f, jnp.ones(3), seconds=0.01, calls=2)
+    count = (len(runs) - 3) / 3  # three single runs, then one loop to warm up and two that are timed
+    assert count == int(count) > 1
+    assert found["seconds"] > 0
+    assert found["compile_seconds"] > 0
+
+
+def run(*argv):
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, argv)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_scan_prints_a_table_and_writes_json_and_a_plot(tmp_path):
+    out = tmp_path / "new" / "scan.json"
+    said = run(
+        "benchmarks.scan", "--shape", "1,32,4", "--operator", "affine", "--operator", "play (PMRU)", "--out", out
+    )
+    content = json.loads(out.read_text())
+    rows = content["rows"]
+    assert said.count("1,32,4") == len(rows) == 1 + 2 * 4 * 2
+    assert {row["method"] for row in rows} == {
+        "add", "mru auto", "mru associative", "associative_scan, autodiff", "lax.scan, autodiff"
+    }  # fmt: skip
+    assert all(row["seconds"] > 0 and row["roofline"] > 0 for row in rows)
+    affine = next(row for row in rows if row["operator"] == "affine" and row["pass"] == "backward")
+    assert affine["floor_bytes"] == 8 * 4 * 32 * 4  # a, b -> h; a, h, g -> two cotangents
+    assert {"jax", "python"} <= content["versions"].keys()
+    assert content["command"].startswith("python -m benchmarks.scan --shape 1,32,4")
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_train_measures_layers_and_steps(tmp_path):
+    out = tmp_path / "train.json"
+    run("benchmarks.train", "--part", "layer", "--part", "step", "--longest", "256", "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    layers = {row["name"] for row in rows if row["part"] == "layer"}
+    assert layers - {"memax LRU"} == {"bmru", "pmru", "lru", "GRU (nnx.RNN)"}
+    steps = {row["name"]: row for row in rows if row["part"] == "step"}
+    assert {"bmru", "pmru", "s5", "stack of 4 bmru"} <= steps.keys()
+    assert all(row["seconds_called"] > row["seconds"] > 0 for row in steps.values())
+    assert out.with_suffix(".png").stat().st_size > 10_000
