@@ -258,3 +258,8 @@ class Play:
 
 
 Operator = Affine | Latch | Clamp | Relay | Play
+
+
+def lowered(op: Operator) -> Affine | Latch | Clamp:
+    """The operator in the form that is closed under composition."""
+    return op.lower() if isinstance(op, Relay | Play) else op

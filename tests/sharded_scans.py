@@ -37,8 +37,8 @@ OPERATORS = {
 }
 
 
-def mesh(**axes):
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+def mesh(kind=AxisType.Auto, **axes):
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
 
 
 def gradients(op, h0, start, weight, reset, reverse, method):
@@ -126,6 +126,22 @@ def inside_shard_map(mesh, spec, **kwargs):
     return error(ours, theirs)
 
 
+def with_explicit_axes(spec, **axes):
+    """The error of the gradient on a mesh whose axes are part of the types, with the arrays laid out as `spec` says."""
+    op, reset = OPERATORS["constant a"](BATCH, TIME, CHANNELS), rng.random((BATCH, TIME)) < 0.1
+
+    def loss(op):
+        return jnp.sin(scan(op, jnp.ones(CHANNELS), reset=reset)).sum()
+
+    expected = jax.jit(jax.grad(loss))(op)
+    of_types = mesh(AxisType.Explicit, **axes)
+    with jax.set_mesh(of_types):
+        placed = Affine(
+            *(jax.device_put(x, NamedSharding(of_types, spec if x.ndim == 3 else P())) for x in (op.a, op.b))
+        )
+        return error(jax.jit(jax.grad(lambda op: loss(op)))(placed), expected)
+
+
 def main():
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_disable_most_optimizations", True)
@@ -139,6 +155,12 @@ def main():
         difference = inside_shard_map(meshes["data and seq"], P("data", "seq"), check_vma=check)
         report["errors"][f"inside a shard_map, check_vma={check}"] = difference
     report["errors"]["inside a shard_map over the batch"] = inside_shard_map(mesh(data=2), P("data"))
+    for spec, axes in [
+        (P("data", "seq"), {"data": 2, "seq": 4}),
+        (P("data"), {"data": 2, "seq": 4}),
+        (P("data"), {"data": 2}),
+    ]:
+        report["errors"][f"explicit axes {axes}, {spec}"] = with_explicit_axes(spec, **axes)
     with jax.set_mesh(meshes["seq"]):
         report["one step"] = scan(OPERATORS["affine"](BATCH, 1, CHANNELS)).shape
         try:

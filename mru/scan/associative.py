@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
+from mru.operators import Affine, Clamp, Latch, Operator, lowered
 from mru.scan.adjoint import cotangents, previous, states_before, time_of, widen
 
 
@@ -116,8 +116,3 @@ def _constant_coefficient(op: Affine, cut: Array | None, reverse: bool) -> Array
 
     h = level(op.a, b, flags)
     return jnp.flip(h, -2) if reverse else h
-
-
-def lowered(op: Operator) -> Affine | Latch | Clamp:
-    """The operator in the form that is closed under composition."""
-    return op.lower() if isinstance(op, Relay | Play) else op

@@ -92,7 +92,7 @@ def scan(
         except ValueError:
             raise ValueError(f"{name} must have shape {(*batch, channels)}, got {x.shape}") from None
 
-    h0 = jnp.zeros((*batch, channels), dtype) if h0 is None else state(h0, "h0")
+    h0 = state(jnp.zeros(channels) if h0 is None else h0, "h0")
     reset_state = h0 if reset_state is None else state(reset_state, "reset_state")
     if reset is None:
         reset_state = None
@@ -104,7 +104,7 @@ def scan(
             reset = jnp.broadcast_to(reset, (*batch, time))
         except ValueError:
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}") from None
-    return _place(method, reverse, op, h0, reset_state, reset)
+    return _place(method, reverse, *_aligned(op, h0, reset_state, reset))
 
 
 def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
@@ -140,6 +140,23 @@ def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
     return type(op)(**fields), dtype
 
 
+def _aligned(op, h0, reset_state, reset):
+    """The arguments laid out alike, where the mesh has axes that are part of the types of arrays."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return op, h0, reset_state, reset
+    spread = [jax.typeof(x).sharding.spec for x in jax.tree.leaves(op) if x.ndim >= 2]
+    *batch, time, channels = max(spread, key=lambda spec: sum(axis is not None for axis in spec))
+
+    def lay(x, *axes):
+        return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*axes[len(axes) - x.ndim :]))
+
+    return (
+        jax.tree.map(lambda x: lay(x, *batch, time, channels), op),
+        *jax.tree.map(lambda x: lay(x, *batch, channels), (h0, reset_state)),
+        jax.tree.map(lambda x: lay(x, *batch, time), reset),
+    )
+
+
 def _place(method, reverse, op, h0, reset_state, reset):
     """Run where the arrays lie: over the devices of the mesh axis `seq`, where there are several."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -153,19 +170,27 @@ def _place(method, reverse, op, h0, reset_state, reset):
         raise ValueError(
             f"the time axis must be divisible by the {size} devices of mesh axis {_AXIS!r}, got T = {time}"
         )
+    explicit = _AXIS in mesh.explicit_axes
 
-    def along_time(x, axis):
-        return jax.sharding.PartitionSpec(*(_AXIS if i == axis % x.ndim else None for i in range(x.ndim)))
+    def spec(x, axis):
+        axes = [*jax.typeof(x).sharding.spec] if explicit else [None] * x.ndim
+        if axis is not None:
+            axes[axis] = _AXIS
+        return jax.sharding.PartitionSpec(*axes)
 
-    everywhere = jax.sharding.PartitionSpec()
-    fields = jax.tree.map(lambda x: along_time(x, -2) if x.ndim >= 2 else everywhere, op)
-    flags = None if reset is None else along_time(reset, -1)
+    args = op, h0, reset_state, reset
+    specs = (
+        jax.tree.map(lambda x: spec(x, -2 if x.ndim >= 2 else None), op),
+        *jax.tree.map(lambda x: spec(x, None), (h0, reset_state)),
+        jax.tree.map(lambda x: spec(x, -1), reset),
+    )
     return jax.shard_map(
         functools.partial(_varied, method, reverse, _AXIS),
-        in_specs=(fields, everywhere, None if reset is None else everywhere, flags),
-        out_specs=along_time(jax.eval_shape(lambda: max(jax.tree.leaves(op), key=jnp.ndim)), -2),
-        axis_names={_AXIS},
-    )(op, h0, reset_state, reset)
+        in_specs=specs,
+        out_specs=max(jax.tree.leaves(specs[0]), key=len),
+        # Where the types say how an array lies, the other axes are taken along; else XLA sees to them.
+        axis_names=set(mesh.explicit_axes) if explicit else {_AXIS},
+    )(*(jax.tree.map(jax.sharding.reshard, args, specs) if explicit else args))
 
 
 def _varied(method, reverse, axis, op, h0, reset_state, reset):

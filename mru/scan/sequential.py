@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Operator, Play
+from mru.operators import Operator, Play, lowered
 from mru.scan.adjoint import cotangents, states_before, time_of, widen
 
 
@@ -28,7 +28,7 @@ def _put(x: Array, value: Array, t: Array) -> Array:
 
 def _prepared(op: Operator, dtype: Any) -> Operator:
     """The gates of a `Play` cost a softplus, which is faster for all steps at once; those of a `Relay` a comparison."""
-    return widen(op, dtype).lower() if isinstance(op, Play) else op
+    return lowered(widen(op, dtype)) if isinstance(op, Play) else op
 
 
 def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:

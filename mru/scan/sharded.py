@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Affine, Operator
+from mru.operators import Affine, Operator, lowered
 from mru.scan.adjoint import states_before, widen
-from mru.scan.associative import lowered
 
 Composed = Callable[..., tuple[Operator, Array | None]]
 
@@ -83,8 +82,8 @@ def _flags(reset: Array | None) -> Array | None:
 def _incoming(composition: Operator, cut: Array | None, start: Array, reverse: bool, axis: str) -> Array:
     """`start` taken through the compositions of all devices before this one."""
     leaves, tree = jax.tree.flatten(composition)
-    flag = jnp.zeros(()) if cut is None else cut
-    packed = jnp.stack([jnp.broadcast_to(x, start.shape).astype(start.dtype) for x in (*leaves, flag)])
+    leaves += [jnp.zeros_like(start) if cut is None else cut]
+    packed = jnp.stack([jnp.zeros_like(start) + x for x in leaves])
     everyone = jax.lax.all_gather(packed, axis)
 
     def apply(state, maps):
