@@ -87,7 +87,7 @@ def spawn(*argv, cache=None, devices=None, script=(str(ROOT / "train.py"),), cwd
     )
 
 
-def end(*processes, timeout=180):
+def end(*processes, timeout=600):
     """Exit codes and outputs of processes that should end by themselves; none of them outlives this."""
     until = time.monotonic() + timeout
     try:
@@ -105,7 +105,7 @@ def kill(*processes):
         process.stdout.close()
 
 
-def wait_for(condition, *processes, timeout=120):
+def wait_for(condition, *processes, timeout=600):
     """Wait until `condition()` holds; False if a process ended before it did."""
     until = time.monotonic() + timeout
     while not condition():
