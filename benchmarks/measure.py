@@ -15,7 +15,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> d
     compiled = jax.jit(f).lower(*args).compile()
     compile_seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
-    once = min(_clock(compiled, *args) for _ in range(2 + 1))
+    once = min(_clock(compiled, *args) for _ in range(3))
     count = max(1, round(seconds / once))
     if count == 1:
         times = [_clock(compiled, *args) for _ in range(calls)]
@@ -79,20 +79,32 @@ def start() -> str:
     return jax.default_backend()
 
 
-def write(path: pathlib.Path | None, rows: list[dict[str, Any]], draw: Callable, **more: Any) -> None:
-    """Write rows as JSON with what they depend on, and the plot beside them."""
-    if path is None:
+def report(
+    rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], out: pathlib.Path | None, draw: Callable
+) -> None:
+    """Print a line for each row as it is measured; then write all as JSON, with what they depend on, and the plot.
+
+    Args:
+        rows: The measurements.
+        line: A row as it is printed.
+        out: JSON file to write, or None.
+        draw: (rows, file) -> None, which draws the plot.
+    """
+    found = []
+    for row in rows:
+        found.append(row)
+        print(line(row), flush=True)
+    if out is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "command": shlex.join(["python", "-m", *sys.orig_argv[2:]]),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
         "versions": results.versions(),
         "commit": results.commit(),
-        **more,
     }
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    path.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
-    draw(rows, path.with_suffix(".png"))
-    print(f"wrote {path} and {path.with_suffix('.png')}")
+    lines = ",\n".join("  " + json.dumps(row) for row in found)
+    out.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
+    draw(found, out.with_suffix(".png"))
+    print(f"wrote {out} and {out.with_suffix('.png')}")

@@ -19,7 +19,7 @@ import numpy as np
 
 import mru
 from benchmarks import rivals
-from benchmarks.measure import measure, parser, start, write
+from benchmarks.measure import measure, parser, report, start
 
 SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64)],
@@ -133,6 +133,15 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    return (
+        f"{','.join(map(str, row['shape'])):>17} {row['operator']:15} {row['method']:27} {row['pass']:9} "
+        f"{row['seconds'] * 1e3:9.3f} {1 / row['roofline']:5.1f}x {row['temporary_bytes'] / 2**20:8.1f} "
+        f"{row['compile_seconds']:9.2f}"
+    )
+
+
 def main() -> None:
     """The command line."""
     arguments = parser(__doc__.splitlines()[0])
@@ -148,17 +157,9 @@ def main() -> None:
     longest = given.longest or {"cpu": 2**20}.get(platform, 2048)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; steps one by one up to T = {longest:,}")
     print(f"{'shape':>17} {'operator':15} {'method':27} {'pass':9} {'ms':>9} {'floor':>6} {'MiB':>8} {'compile s':>9}")
-    found = []
-    for shape in shapes:
-        for row in rows(shape, given.operator or list(FLOORS), methods, longest):
-            found.append(row)
-            print(
-                f"{','.join(map(str, shape)):>17} {row['operator']:15} {row['method']:27} {row['pass']:9} "
-                f"{row['seconds'] * 1e3:9.3f} {1 / row['roofline']:5.1f}x {row['temporary_bytes'] / 2**20:8.1f} "
-                f"{row['compile_seconds']:9.2f}",
-                flush=True,
-            )
-    write(given.out, found, draw)
+    operators = given.operator or list(FLOORS)
+    measured = (row for shape in shapes for row in rows(shape, operators, methods, longest))
+    report(measured, line, given.out, draw)
 
 
 if __name__ == "__main__":

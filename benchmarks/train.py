@@ -23,7 +23,7 @@ from flax import nnx
 
 import mru
 from benchmarks import rivals
-from benchmarks.measure import measure, parser, start, write
+from benchmarks.measure import measure, parser, report, start
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "cpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 1, "width": 32, "psmnist": 10},
@@ -179,6 +179,17 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    extra = {"tokens_per_second": "tokens/s", "steps_per_second": "steps/s"}
+    rest = "".join(f"  {row[key]:,.1f} {unit}" for key, unit in extra.items() if key in row)
+    rest += f"  {row['seconds_called'] * 1e6:.0f} us with dispatch" if "seconds_called" in row else ""
+    return (
+        f"{row['part']:8} {row['name']:32} {row.get('length', 1):8,} {row['seconds'] * 1e3:10.4f} "
+        f"{row['temporary_bytes'] / 2**20:9.1f} {row['compile_seconds']:9.2f}{rest}"
+    )
+
+
 def main() -> None:
     """The command line."""
     arguments = parser(__doc__.splitlines()[0])
@@ -197,19 +208,7 @@ def main() -> None:
     }
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     print(f"{'part':8} {'name':32} {'T':>8} {'ms':>10} {'MiB':>9} {'compile s':>9}")
-    found = []
-    for part in given.part or parts:
-        for row in parts[part]():
-            found.append(row)
-            extra = {"tokens_per_second": "tokens/s", "steps_per_second": "steps/s"}
-            rest = "".join(f"  {row[key]:,.1f} {unit}" for key, unit in extra.items() if key in row)
-            rest += f"  {row['seconds_called'] * 1e6:.0f} us with dispatch" if "seconds_called" in row else ""
-            print(
-                f"{part:8} {row['name']:32} {row.get('length', 1):8,} {row['seconds'] * 1e3:10.4f} "
-                f"{row['temporary_bytes'] / 2**20:9.1f} {row['compile_seconds']:9.2f}{rest}",
-                flush=True,
-            )
-    write(given.out, found, draw)
+    report((row for part in given.part or parts for row in parts[part]()), line, given.out, draw)
 
 
 if __name__ == "__main__":
