@@ -2,12 +2,14 @@
 
 A program is compiled ahead of time, run once to warm up, and then timed in a loop inside one call of the device, long
 enough that dispatch does not count. What is reported is the median of several such calls, divided by the repetitions.
+Programs that are compared are called in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -33,25 +35,42 @@ def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> d
         seconds: How long a timed call should take at least.
         calls: Number of timed calls, of which the median is taken.
     """
+    return compare({f: args}, seconds, calls)[f]
+
+
+def compare(programs: dict[Callable, tuple], seconds: float = 0.05, calls: int = 7) -> dict[Callable, dict[str, float]]:
+    """`measure` for several functions: timed in turn, so that what else the machine does at a time falls on all.
+
+    Args:
+        programs: Functions of arrays, and their arguments.
+        seconds: How long a timed call should take at least.
+        calls: Number of timed calls of each.
+    """
+    prepared = {f: _prepare(f, args, seconds) for f, args in programs.items()}
+    times: dict[Callable, list[float]] = {f: [] for f in programs}
+    for _ in range(calls):
+        for f, (clock, _) in prepared.items():
+            times[f].append(clock())
+    return {f: {"seconds": statistics.median(times[f]), **facts} for f, (_, facts) in prepared.items()}
+
+
+def _prepare(f, args, seconds):
+    """What times one run of `f`, warmed up; and what is known before."""
     began = time.perf_counter()
     compiled = jax.jit(f).lower(*args).compile()
-    compile_seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
+    facts = {
+        "compile_seconds": time.perf_counter() - began,
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    }
     once = min(_clock(compiled, *args) for _ in range(3))
     count = max(1, round(seconds / once))
     if count == 1:
-        times = [_clock(compiled, *args) for _ in range(calls)]
-    else:
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *args))
-        loop = jax.jit(lambda n, args, empty: jax.lax.fori_loop(0, n, lambda _, c: _again(f, *c), (args, empty))[1])
-        loop = loop.lower(count, args, empty).compile()
-        _clock(loop, count, args, empty)
-        times = [_clock(loop, count, args, empty) / count for _ in range(calls)]
-    return {
-        "seconds": statistics.median(times),
-        "compile_seconds": compile_seconds,
-        "temporary_bytes": memory.temp_size_in_bytes,
-    }
+        return functools.partial(_clock, compiled, *args), facts
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *args))
+    loop = jax.jit(lambda n, args, empty: jax.lax.fori_loop(0, n, lambda _, c: _again(f, *c), (args, empty))[1])
+    loop = loop.lower(count, args, empty).compile()
+    _clock(loop, count, args, empty)
+    return lambda: _clock(loop, count, args, empty) / count, facts
 
 
 def _again(f, args, result):

@@ -19,7 +19,7 @@ import numpy as np
 
 import mru
 from benchmarks import rivals
-from benchmarks.measure import measure, parser, report, start
+from benchmarks.measure import compare, measure, parser, report, start
 
 SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64)],
@@ -78,29 +78,25 @@ def gradient(scan: Callable, op: mru.operators.Operator, g: jax.Array) -> list[j
 
 
 def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longest: int) -> Any:
-    """One measurement after the other."""
+    """Each operator and pass by every method, compared with an elementwise add at the same time."""
     size = int(np.prod(shape)) * 4
     x = jnp.ones(shape)
-    add = measure(jnp.add, x, x)
-    rate = 3 * size / add["seconds"]
     at = {"shape": shape, "operator": "add", "method": "add", "pass": "forward"}
-    yield {**at, "floor_bytes": 3 * size, **add, "roofline": 1.0}
+    yield {**at, "floor_bytes": 3 * size, **measure(jnp.add, x, x), "roofline": 1.0}
+    if shape[1] > longest:
+        methods = [method for method in methods if method not in ("mru sequential", "lax.scan, autodiff")]
     for name in operators:
         op = operator(name, shape)
         g = jnp.ones(shape, jnp.complex64 if "complex" in name else jnp.float32)
         forward, backward = (int(units * g.nbytes) for units in FLOORS[name])
-        for method in methods:
-            if shape[1] > longest and method in ("mru sequential", "lax.scan, autodiff"):
-                continue
-            scan = METHODS[method]
-            passes = {
-                "forward": (forward, scan, (op,)),
-                "backward": (forward + backward, functools.partial(gradient, scan), (op, g)),
-            }
-            for kind, (floor, f, args) in passes.items():
-                found = measure(f, *args)
+        scans = {METHODS[method]: (op,) for method in methods}
+        gradients = {functools.partial(gradient, METHODS[method]): (op, g) for method in methods}
+        for kind, floor, programs in (("forward", forward, scans), ("backward", forward + backward, gradients)):
+            add, *found = compare({jnp.add: (x, x), **programs}).values()
+            rate = 3 * size / add["seconds"]
+            for method, row in zip(methods, found, strict=True):
                 at = {"shape": shape, "operator": name, "method": method, "pass": kind}
-                yield {**at, "floor_bytes": floor, **found, "roofline": floor / found["seconds"] / rate}
+                yield {**at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate}
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:

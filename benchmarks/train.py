@@ -23,7 +23,7 @@ from flax import nnx
 
 import mru
 from benchmarks import rivals
-from benchmarks.measure import measure, parser, report, start
+from benchmarks.measure import compare, measure, parser, report, start
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "cpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 1, "width": 32, "psmnist": 10},
@@ -107,14 +107,18 @@ def models(lengths: list[int], batch: int, width: int) -> Any:
 
 def psmnist(batch: int) -> Any:
     """Training steps of the psMNIST models, and of the same with `associative_scan` and autodiff in place of ours."""
+    scans = {"mru auto": mru.scan, "associative_scan, autodiff": rivals.associative_scan}
     for name in ["bmru", "pmru"]:
-        for method in ("mru auto", "associative_scan, autodiff"):
-            step, args = training(name, batch, 784, 128, 1, 10)
-            replaced = rivals.associative_scan if method != "mru auto" else mru.scan
-            with mock.patch("mru.cells.base.scan", replaced):
-                found = measure(step, *args, calls=5)
+        step, args = training(name, batch, 784, 128, 1, 10)
+
+        def by(scan, *args, step=step):
+            with mock.patch("mru.cells.base.scan", scan):
+                return step(*args)
+
+        found = compare({functools.partial(by, scan): args for scan in scans.values()}, calls=5)
+        for method, row in zip(scans, found.values(), strict=True):
             at = {"part": "psmnist", "name": f"{name}, {method}", "length": 784, "batch": batch, "width": 128}
-            yield {**at, **found, "steps_per_second": 1 / found["seconds"]}
+            yield {**at, **row, "steps_per_second": 1 / row["seconds"]}
 
 
 def streaming(width: int, steps: int = 1000) -> Any:
