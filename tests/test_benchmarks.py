@@ -29,14 +29,14 @@ def weights(name, shape):
 # Both passes by the method of CPU, in arrays of the size of the states: temporary memory and, as the compiler counts (a
 # loop's body once), what is touched; and instructions of the program. Recorded with jax 0.12.
 RECORDED = {
-    "affine": (1.00, 8.00, 137),
+    "affine": (1.00, 8.01, 176),
     "complex affine": (2.00, 16.01, 137),
-    "constant a": (2.00, 9.00, 141),
+    "constant a": (2.00, 9.01, 177),
     "latch": (0.00, 3.25, 88),
-    "clamp": (1.00, 13.00, 168),
-    "relay (BMRU)": (2.00, 21.01, 235),
-    "counter (CMRU)": (3.00, 21.01, 253),
-    "play (PMRU)": (3.00, 26.00, 212),
+    "clamp": (1.00, 13.01, 207),
+    "relay (BMRU)": (2.00, 21.01, 294),
+    "counter (CMRU)": (3.00, 21.01, 318),
+    "play (PMRU)": (3.00, 26.01, 251),
 }
 MARGIN = 1.25  # for another version of the compiler
 
