@@ -1,5 +1,6 @@
 """What the README shows works: its code blocks, its commands, its links."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -45,6 +46,19 @@ def test_links_and_named_files_exist():
     named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(re.findall(r"`((?:configs|tasks|mru)/[\w/.]+)`", README))
     assert len(named) > 5
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_table_of_speed_is_what_was_measured():
+    measured = {}
+    for row in json.loads((ROOT / "results" / "benchmarks" / "scan-cpu.json").read_text())["rows"]:
+        if row["shape"] == [4, 16384, 64] and row["pass"] == "backward":
+            milliseconds, mebibytes = 1e3 * row["seconds"], row["temporary_bytes"] / 2**20
+            measured[row["operator"], row["method"]] = f"{milliseconds:.0f} ms", f"{mebibytes:.0f} MiB"
+    table = re.findall(r"^\| (.*) \| (.* ms) \| (.* ms) \| (.* ms) \| (.* MiB) \| (.* MiB) \|$", README, re.M)
+    assert len(table) == 8
+    for operator, *shown in table:
+        found = [measured[operator, m] for m in ("mru auto", "lax.scan, autodiff", "associative_scan, autodiff")]
+        assert shown == [*(time for time, _ in found), found[0][1], found[2][1]]
 
 
 def test_retention_figure_command(tmp_path):
