@@ -20,6 +20,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from typing import Any
 
 import jax
@@ -419,6 +420,7 @@ def resume(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
         try:
             return restore(checkpoints, like, step)
         except Exception as error:  # whatever a damaged file makes of its reader
+            quiet_abandoned_reads()
             reason = " ".join(str(error).split())[:200]
             say(f"warning: checkpoint {step} is damaged, moved to {aside}; going on from the one before it ({reason})")
             if jax.process_index() == 0:
@@ -430,6 +432,20 @@ def resume(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
     if steps:
         raise UserError(f"workdir = {workdir}: none of its checkpoints {steps} can be read; they are in {aside}")
     return None
+
+
+@functools.cache
+def quiet_abandoned_reads() -> None:
+    """When a read of a checkpoint fails, Orbax closes the event loop of the others; what these say of it is no news."""
+    report = sys.unraisablehook
+
+    def hook(unraisable):
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: "was never retrieved" not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def say(message: str) -> None:
@@ -612,6 +628,7 @@ def report(
     try:
         best, _ = restore(checkpoints, state, best_step)
     except Exception as error:  # whatever a damaged file makes of its reader
+        quiet_abandoned_reads()
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged ({reason})") from None
     values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}

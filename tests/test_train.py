@@ -719,6 +719,18 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_happened(copied,
     assert len(list(workdir.glob("events*"))) == 2
 
 
+def test_a_damaged_checkpoint_is_one_warning_and_no_traceback(copied):
+    """In a process of its own: reads that Orbax has abandoned report after it has returned."""
+    workdir, argv = copied
+    spoil(workdir / "checkpoints/40", "array missing")
+    (workdir / "summary.json").unlink()
+    ((code, said),) = end(spawn(*argv))
+    assert code == 0, said
+    assert said.count("warning: ") == 1
+    assert "Traceback" not in said
+    assert "never" not in said
+
+
 def test_a_log_cut_short_is_no_obstacle_to_the_report(copied):
     workdir, argv = copied
     (workdir / "summary.json").unlink()
