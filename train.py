@@ -393,6 +393,7 @@ def save(checkpoints: Any, config: Config, state: TrainState, progress: dict[str
 
 def restore(checkpoints: Any, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
     """The train state of a step, with the shardings of `like`, and its progress."""
+    quiet_abandoned_reads()
     target = _arrays(like)
     found, about = mru.checkpoint.restore(checkpoints, step, **target)
     leaves = [found["train"][name] for name in target["train"]]
@@ -420,7 +421,6 @@ def resume(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
         try:
             return restore(checkpoints, like, step)
         except Exception as error:  # whatever a damaged file makes of its reader
-            quiet_abandoned_reads()
             reason = " ".join(str(error).split())[:200]
             say(f"warning: checkpoint {step} is damaged, moved to {aside}; going on from the one before it ({reason})")
             if jax.process_index() == 0:
@@ -628,7 +628,6 @@ def report(
     try:
         best, _ = restore(checkpoints, state, best_step)
     except Exception as error:  # whatever a damaged file makes of its reader
-        quiet_abandoned_reads()
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged ({reason})") from None
     values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
