@@ -120,5 +120,7 @@ def test_train_measures_layers_and_steps(tmp_path):
     assert layers - {"memax LRU"} == {"bmru", "pmru", "lru", "GRU (nnx.RNN)"}
     steps = {row["name"]: row for row in rows if row["part"] == "step"}
     assert {"bmru", "pmru", "s5", "stack of 4 bmru"} <= steps.keys()
-    assert all(row["seconds_called"] > 0 and row["seconds"] > 0 for row in steps.values())
+    times = [row[key] for row in steps.values() for key in ("seconds", "seconds_called")]
+    assert min(times) > 0
+    assert len(set(times)) == len(times)  # each was measured
     assert out.with_suffix(".png").stat().st_size > 10_000
