@@ -72,6 +72,7 @@ def compare(name, time, meshes):
         (reset, False, "auto", "seq"),
         (reset, False, "associative", "data and seq"),
         (reset, True, "sequential", "data and seq"),
+        (reset, False, "pallas", "data and seq"),
     ]
     for reset, reverse, method, where in settings:
 

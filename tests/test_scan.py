@@ -501,7 +501,7 @@ GOOD = Affine(ONES, ONES)
 @pytest.mark.parametrize(
     ("op", "kwargs", "expected", "given"),
     [
-        (GOOD, {"method": "magic"}, "'associative', 'auto', 'sequential'", "'magic'"),
+        (GOOD, {"method": "magic"}, "'associative', 'auto', 'pallas', 'sequential'", "'magic'"),
         (GOOD, {"h0": np.zeros((2, 4))}, "(2, 3)", "(2, 4)"),
         (GOOD, {"h0": np.zeros((3, 3))}, "(2, 3)", "(3, 3)"),
         (GOOD, {"h0": 0.0}, "(2, 3)", "()"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Operator
+from mru.operators import Operator, Relay
 
 
 def widen(op: Operator, dtype: Any) -> Operator:
@@ -33,6 +33,25 @@ def states_before(h: Array, h0: Array, reset: Array | None, reset_state: Array |
     if reset is None or reset_state is None:
         return before
     return jnp.where(reset[..., None], reset_state[..., None, :], before)
+
+
+def is_coded(op: Operator) -> bool:
+    """If the backward pass keeps the states as `encoded`."""
+    return isinstance(op, Relay) and op.leak is None
+
+
+def encoded(h: Array, h0: Array, reset_state: Array | None) -> Array:
+    """The states of a relay that never leaks, as int8: what was written (-1 or 1), 0 for `h0`, 2 for `reset_state`."""
+    start = jnp.zeros_like(h) if reset_state is None else jnp.where(h == h0, 0, 2).astype(h.dtype)
+    return jnp.where(jnp.abs(h) == 1, h, start).astype(jnp.int8)
+
+
+def decoded(h: Array, h0: Array, reset_state: Array | None) -> Array:
+    """The states that were `encoded`; others as they are."""
+    if h.dtype != jnp.int8:
+        return h
+    start = h0 if reset_state is None else jnp.where(h == 0, h0, reset_state)
+    return jnp.where(jnp.abs(h) == 1, h.astype(h0.dtype), start)
 
 
 def cotangents(

@@ -14,11 +14,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.operators import Affine, Clamp, Latch, Operator, lowered
-from mru.scan.adjoint import cotangents, previous, states_before, time_of, widen
+from mru.scan.adjoint import cotangents, decoded, encoded, is_coded, previous, states_before, time_of, widen
 
 
-def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
-    """Every state; see `mru.scan.engine`."""
+def states(
+    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
+) -> tuple[Array, Array | None]:
+    """Every state, and what is kept; see `mru.scan.engine`."""
+    h = _states(op, h0, reset, reset_state, reverse)
+    first = None if reset_state is None else reset_state[..., None, :]
+    return h, encoded(h, h0[..., None, :], first) if keep and is_coded(op) else None
+
+
+def _states(op, h0, reset, reset_state, reverse):
     op = lowered(widen(op, h0.dtype))
     time = op.constant().shape[-2]
     starts = (jnp.arange(time) == (time - 1 if reverse else 0))[:, None]
@@ -33,6 +41,7 @@ def pullback(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    h = decoded(h, h0[..., None, :], None if reset_state is None else reset_state[..., None, :])
     before = states_before(h, h0, reset, reset_state, reverse)
     jacobian = widen(op, h.dtype).jacobian(before)
     # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: an affine scan, in the other direction.
@@ -44,7 +53,7 @@ def pullback(
         if ahead.ndim > 1:
             # Folding the zero state in multiplies by it, and 0 * NaN of the sequence ahead would enter this one.
             ahead = jnp.where(cut[..., None], 0, ahead)
-    g = states(Affine(ahead, g), zero, cut, zero, not reverse)
+    g = _states(Affine(ahead, g), zero, cut, zero, not reverse)
     return cotangents(op, before, g, reset, reverse)
 
 

@@ -2,16 +2,18 @@
 
 A method is three functions:
 
-    states(op, h0, reset, reset_state, reverse) -> h
+    states(op, h0, reset, reset_state, reverse, keep) -> h, and, if asked to keep them as `encoded`, what is kept
     pullback(op, h0, reset, reset_state, reverse, h, g) -> the cotangents of (op, h0, reset_state)
     composed(build, arrays, cut, reverse) -> the composition of all maps `build(arrays)`, and if one was at a cut
 
-`reset` and `reset_state` may be None; the fields of `op` may be of lower precision than the states.
+`reset` and `reset_state` may be None; the fields of `op` may be of lower precision than the states. `h` is what was
+kept of the states: themselves, or their int8 code.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import types
 from typing import Any
 
@@ -20,23 +22,40 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.operators import Affine, Latch, Operator, Relay
-from mru.scan import associative, sequential, sharded
-from mru.scan.adjoint import cotangents, states_before, time_of, widen
+from mru.scan import associative, kernels, sequential, sharded
+from mru.scan.adjoint import cotangents, decoded, states_before, time_of, widen
 
-_AXIS = "seq"  # mesh axis that the time axis is sharded over, where the mesh has one
+_log = logging.getLogger(__name__)
+
+# Mesh axes, where the mesh has them: the time axis is sharded over one, and the leading axis may be over the other.
+_AXIS = "seq"
+_BATCH = "data"
 
 
 def _by_platform(name):
     def choose(*args):
+        methods = {"cpu": sequential, "default": associative}
+        if kernels.on_cuda():
+            reason = kernels.obstacle(args[0]) if isinstance(args[0], Operator) else None
+            if reason is None:
+                methods["cuda"] = kernels
+            else:
+                _fall_back(reason)
         # Only arrays may be operands of the choice, and nothing here depends on which they are.
-        on_cpu, elsewhere = (functools.partial(getattr(m, name), *args) for m in (sequential, associative))
-        return jax.lax.platform_dependent(cpu=on_cpu, default=elsewhere)
+        return jax.lax.platform_dependent(
+            **{on: functools.partial(getattr(m, name), *args) for on, m in methods.items()}
+        )
 
     return choose
 
 
+@functools.cache  # once a reason
+def _fall_back(reason):
+    _log.warning("mru.scan falls back from its kernel to jax.lax.associative_scan on GPU: %s", reason)
+
+
 _AUTO = types.SimpleNamespace(**{name: _by_platform(name) for name in ("states", "pullback", "composed")})
-_METHODS = {"auto": _AUTO, "sequential": sequential, "associative": associative}
+_METHODS = {"auto": _AUTO, "sequential": sequential, "associative": associative, "pallas": kernels}
 
 
 def scan(
@@ -51,11 +70,12 @@ def scan(
     """Every state of h_t = f_t(h_{t-1}), for a batch of independent channels.
 
     Differentiable in `op`, `h0` and `reset_state`, to any order, by a custom VJP: the adjoint of every operator is one
-    affine scan in the other direction, and only the states are stored for it.
+    affine scan in the other direction, and only the states are stored for it; those of a `Relay` without a leak as
+    int8, so that its second derivatives do not go through them.
 
-    `method="auto"` picks by platform, at lowering: "sequential" on CPU, "associative" on GPU and TPU, where a loop of
-    T tiny steps is bound by its launches. The rule for CPU is measured, in results/benchmarks/scan-cpu.json: on two
-    cores both passes at (4, 16384, 64) are faster in the sequential form, twice to six times by operator.
+    `method="auto"` picks by platform, at lowering: "sequential" on CPU, "pallas" (one kernel) on NVIDIA GPUs and
+    "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu.json. Where the
+    kernel can not run an operator, "associative" takes its place and the logger `mru.scan.engine` says why.
 
     Over a mesh with an axis `seq` (`jax.set_mesh`, or inside a `shard_map` over it) the time axis lies spread over its
     devices: each composes its own maps, all gather these, and each scans its part. What is communicated does not grow
@@ -69,18 +89,20 @@ def scan(
             nothing of the steps before it, NaN and infinity included, reaches past it.
         reset_state: (..., N); `h0` if None.
         reverse: Run from the last step to the first. "Before" and "starts" are then meant in that direction.
-        method: "auto", "sequential" or "associative".
+        method: "auto", "sequential", "associative" or "pallas". Without a GPU the last is interpreted, for tests.
 
     Returns:
         h: (..., T, N), every state, float32 or complex64 (wider only if the input is).
 
     Raises:
-        ValueError: A shape, dtype or method does not fit, or T is not divisible by the devices of `seq`; the message
-            gives the expected and the given one.
+        ValueError: A shape, dtype or method does not fit, T is not divisible by the devices of `seq`, or "pallas" is
+            asked for what it can not run; the message gives the expected and the given one.
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}")
     op, dtype = _canonical(op)
+    if method == "pallas" and (reason := kernels.obstacle(op)):
+        raise ValueError(f"method 'pallas' can not run this: {reason}; method 'auto' would take another")
     *batch, time, channels = max((x.shape for x in jax.tree.leaves(op)), key=len)
 
     def state(x, name):
@@ -160,22 +182,35 @@ def _aligned(op, h0, reset_state, reset):
 def _place(method, reverse, op, h0, reset_state, reset):
     """Run where the arrays lie: over the devices of the mesh axis `seq`, where there are several."""
     mesh = jax.sharding.get_abstract_mesh()
-    size = dict(mesh.shape).get(_AXIS, 1)
+    sizes = dict(mesh.shape)
+    time, size = time_of(op), sizes.get(_AXIS, 1)
     if size > 1 and _AXIS in mesh.manual_axes:  # inside a shard_map: what we hold is one part
         return _varied(method, reverse, _AXIS, op, h0, reset_state, reset)
-    time = time_of(op)
-    if size == 1 or time == 1:
-        return _varied(method, reverse, None, op, h0, reset_state, reset)
-    if time % size:
+    axis = _AXIS if size > 1 and time > 1 else None
+    if axis and time % size:
         raise ValueError(
             f"the time axis must be divisible by the {size} devices of mesh axis {_AXIS!r}, got T = {time}"
         )
-    explicit = _AXIS in mesh.explicit_axes
+    explicit = {name for name in mesh.explicit_axes if sizes[name] > 1}
+    over = {axis} - {None}
+    kernel = time > 1 and (method == "pallas" or (method == "auto" and kernels.on_cuda()))
+    if kernel:
+        # XLA does not see into a kernel, and would gather all sequences on every device.
+        over |= explicit
+        if _BATCH in mesh.auto_axes and h0.ndim > 1 and len(h0) % sizes[_BATCH] == 0 and sizes[_BATCH] > 1:
+            over.add(_BATCH)
+    if not over:
+        return _varied(method, reverse, None, op, h0, reset_state, reset)
+    typed = bool(over & explicit)  # then the types say how an array lies, along all axes; else XLA sees to the others
+    if typed:
+        over |= set(mesh.explicit_axes)
 
-    def spec(x, axis):
-        axes = [*jax.typeof(x).sharding.spec] if explicit else [None] * x.ndim
-        if axis is not None:
-            axes[axis] = _AXIS
+    def spec(x, time_axis):
+        axes = [*jax.typeof(x).sharding.spec] if typed else [None] * x.ndim
+        if _BATCH in over and not typed and x.ndim > 1:
+            axes[0] = _BATCH
+        if axis and time_axis is not None:
+            axes[time_axis] = axis
         return jax.sharding.PartitionSpec(*axes)
 
     args = op, h0, reset_state, reset
@@ -185,12 +220,12 @@ def _place(method, reverse, op, h0, reset_state, reset):
         jax.tree.map(lambda x: spec(x, -1), reset),
     )
     return jax.shard_map(
-        functools.partial(_varied, method, reverse, _AXIS),
+        functools.partial(_varied, method, reverse, axis),
         in_specs=specs,
         out_specs=max(jax.tree.leaves(specs[0]), key=len),
-        # Where the types say how an array lies, the other axes are taken along; else XLA sees to them.
-        axis_names=set(mesh.explicit_axes) if explicit else {_AXIS},
-    )(*(jax.tree.map(jax.sharding.reshard, args, specs) if explicit else args))
+        axis_names=over,
+        check_vma=not kernel,  # which its interpreter fails
+    )(*(jax.tree.map(jax.sharding.reshard, args, specs) if typed else args))
 
 
 def _varied(method, reverse, axis, op, h0, reset_state, reset):
@@ -208,32 +243,39 @@ def _varied(method, reverse, axis, op, h0, reset_state, reset):
 
         op = jax.tree.map(lambda x: vary(x) if x.ndim == 1 else x, op)
         h0, reset_state = jax.tree.map(vary, (h0, reset_state))
-    return _scan(method, reverse, axis, op, h0, reset_state, reset)
+    return _scan(method, reverse, axis, False, op, h0, reset_state, reset)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan(method, reverse, axis, op, h0, reset_state, reset):
-    return _scan_forward(method, reverse, axis, op, h0, reset_state, reset)[0]
-
-
-def _scan_forward(method, reverse, axis, op, h0, reset_state, reset):
-    method = _METHODS[method]
-    if axis is not None:
-        h0 = sharded.first_state(method.composed, op, h0, reset, reset_state, reverse, axis)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _scan(method, reverse, axis, keep, op, h0, reset_state, reset):
+    h0 = _first(method, reverse, axis, op, h0, reset_state, reset)
     if time_of(op) == 1:  # a single step, as in streaming: nothing to compose
         before = states_before(h0[..., None, :], h0, reset, reset_state, reverse)
-        h = widen(op, h0.dtype).apply(before)
-    else:
-        h = method.states(op, h0, reset, reset_state, reverse)
-    return h, (op, h0, reset_state, reset, h)
+        return widen(op, h0.dtype).apply(before), None
+    return _METHODS[method].states(op, h0, reset, reset_state, reverse, keep)
 
 
-def _scan_backward(method, reverse, axis, residuals, g):
+def _first(method, reverse, axis, op, h0, reset_state, reset):
+    """The state that what this device holds starts from."""
+    if axis is None:
+        return h0
+    return sharded.first_state(_METHODS[method].composed, op, h0, reset, reset_state, reverse, axis)
+
+
+def _scan_forward(method, reverse, axis, keep, op, h0, reset_state, reset):
+    h0 = _first(method, reverse, axis, op, h0, reset_state, reset)
+    # By its own VJP again, for derivatives of higher order.
+    h, code = _scan(method, reverse, None, True, op, h0, reset_state, reset)
+    return (h, code if keep else None), (op, h0, reset_state, reset, h if code is None else code)
+
+
+def _scan_backward(method, reverse, axis, keep, residuals, cotangent):
     op, h0, reset_state, reset, h = residuals
-    last = 0 if reverse else -1
+    g, last = cotangent[0], 0 if reverse else -1
     if axis is not None:
         composed = _METHODS[method].composed
-        later = sharded.first_cotangent(composed, op, h0, reset, reset_state, reverse, h, g, axis)
+        states = decoded(h, h0[..., None, :], None if reset_state is None else reset_state[..., None, :])
+        later = sharded.first_cotangent(composed, op, h0, reset, reset_state, reverse, states, g, axis)
         g = g.at[..., last, :].add(later)
     op_bar, h0_bar, reset_bar = _pullback(method, reverse, op, h0, reset_state, reset, h, g)
     if axis is not None:

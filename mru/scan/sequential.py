@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.operators import Operator, Play, lowered
-from mru.scan.adjoint import cotangents, states_before, time_of, widen
+from mru.scan.adjoint import cotangents, decoded, encoded, is_coded, states_before, time_of, widen
 
 
 def _at(tree: Any, t: Array | int) -> Any:
@@ -26,14 +26,21 @@ def _put(x: Array, value: Array, t: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(x, value, t, x.ndim - 2)
 
 
+def _over_time(*states: Array | None) -> list[Array | None]:
+    """States (..., N) as (..., 1, N)."""
+    return [None if x is None else x[..., None, :] for x in states]
+
+
 def _prepared(op: Operator, dtype: Any) -> Operator:
     """The gates of a `Play` cost a softplus, which is faster for all steps at once; those of a `Relay` a comparison."""
     return lowered(widen(op, dtype)) if isinstance(op, Play) else op
 
 
-def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool) -> Array:
-    """Every state; see `mru.scan.engine`."""
-    time = time_of(op)
+def states(
+    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
+) -> tuple[Array, Array | None]:
+    """Every state, and what is kept; see `mru.scan.engine`."""
+    time, coded = time_of(op), is_coded(op)
     op = _prepared(op, h0.dtype)
     flags = None if reset is None else reset[..., None]
 
@@ -47,7 +54,8 @@ def states(op: Operator, h0: Array, reset: Array | None, reset_state: Array | No
 
     out = jnp.zeros_like(jnp.broadcast_to(h0[..., None, :], (*h0.shape[:-1], time, h0.shape[-1])))
     # Two steps a round save up to a quarter of the time of small steps; complex ones lose as much.
-    return jax.lax.fori_loop(0, time, body, (h0, out), unroll=1 if jnp.iscomplexobj(h0) else 2)[1]
+    h = jax.lax.fori_loop(0, time, body, (h0, out), unroll=1 if jnp.iscomplexobj(h0) else 2)[1]
+    return h, encoded(h, *_over_time(h0, reset_state)) if keep and coded else None
 
 
 def pullback(
@@ -55,21 +63,23 @@ def pullback(
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
     time = time_of(op)
-    maps = _prepared(op, h.dtype)
+    maps = _prepared(op, g.dtype)
     flags = None if reset is None else reset[..., None]
 
     def body(i, carry):
         incoming, out = carry
         t = i if reverse else time - 1 - i
-        before = jnp.where(i == time - 1, h0, _at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1)))
+        before = decoded(_at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1)), h0, reset_state)
+        before = jnp.where(i == time - 1, h0, before)
         flag = None if flags is None else _at(flags, t)
         if flag is not None:
             before = jnp.where(flag, reset_state, before)
         total = _at(g, t) + incoming
-        incoming = widen(_at(maps, t), h.dtype).jacobian(before) * total
+        incoming = widen(_at(maps, t), g.dtype).jacobian(before) * total
         return incoming if flag is None else jnp.where(flag, 0, incoming), _put(out, total, t)
 
-    _, total = jax.lax.fori_loop(0, time, body, (jnp.zeros_like(h0), jnp.zeros_like(h)))
+    _, total = jax.lax.fori_loop(0, time, body, (jnp.zeros_like(h0), jnp.zeros_like(g)))
+    h = decoded(h, *_over_time(h0, reset_state))
     return cotangents(op, states_before(h, h0, reset, reset_state, reverse), total, reset, reverse)
 
 

@@ -1,0 +1,221 @@
+"""The GPU kernels: interpreted without a GPU, and as they are on one."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_scan import CASES, equations, every_case, oracle, split, state_like
+
+from mru import Affine, Clamp, Latch, Relay, scan
+from mru.scan import engine, kernels
+
+jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
+
+
+def draw(name, batch, time, channels, resets=0.05, seed=0):
+    """Fields, initial state, reset state, cotangent of the states, and resets."""
+    case, rng = CASES[name], np.random.default_rng(seed)
+    fields = case.draw(rng, (batch, time, channels))
+    h0, start, weight = (
+        state_like(rng, fields, s) for s in ((batch, channels), (batch, channels), (batch, time, channels))
+    )
+    return fields, h0, start, weight, rng.random((batch, time)) < resets
+
+
+def run(name, fields, h0, start, weight, reset, method, reverse):
+    """States, and the cotangents of what is differentiated."""
+    smooth, rest = split(fields)
+
+    def states(smooth, h0, start):
+        kind = {} if reset is None else {"reset": reset, "reset_state": start}
+        return scan(CASES[name].build(smooth | rest), h0, **kind, reverse=reverse, method=method)
+
+    h, pullback = jax.vjp(states, smooth, h0, start)
+    return h, pullback(jnp.asarray(weight))
+
+
+jit_run = jax.jit(run, static_argnames=("name", "method", "reverse"))
+
+
+def compare(name, arguments, reverse):
+    *most, reset = arguments
+    h, bars = jit_run(name, *most, reset, method="pallas", reverse=reverse)
+    fields, h0, start, _ = most
+    expected = oracle(CASES[name], fields, h0, reset, None if reset is None else start, reverse=reverse)
+    np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-5)
+    _, theirs = jit_run(name, *most, reset, method="sequential", reverse=reverse)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), bars, theirs)
+
+
+@every_case
+def test_chunks_match_the_loop(name):
+    # Two chunks of several rounds, the last one cut short, with channels that do not fill a program.
+    compare(name, draw(name, 2, 70, 33), reverse=list(CASES).index(name) % 2 == 0)
+
+
+@pytest.mark.parametrize("name", ["affine", "constant complex a", "latch float", "play"])
+def test_a_single_walk_matches_the_loop(name):
+    *arguments, _ = draw(name, 2, 9, 3)
+    compare(name, [*arguments, None], reverse=False)
+
+
+@pytest.mark.parametrize("enough", [1, 4])
+def test_layouts_without_chunks_match_the_loop(enough, monkeypatch):
+    monkeypatch.setattr(kernels, "_ENOUGH", enough)
+    compare("affine", draw("affine", 2, 64 + enough, 64), reverse=True)
+
+
+def test_the_layout_fills_the_chip():
+    def layout(*shape, dtype=jnp.float32):
+        batch, time, channels = shape
+        start = jnp.zeros((batch, channels), dtype)
+        found = kernels._layout(kernels._split(start), time)
+        return batch * -(-channels // found.lanes), found.chunks
+
+    for shape in [(8, 16384, 512), (1, 262144, 256), (100, 784, 128), (32, 1024, 512), (512, 1000, 256)]:
+        for dtype in (jnp.float32, jnp.complex64):
+            programs, chunks = layout(*shape, dtype=dtype)
+            assert programs * chunks >= 500
+            assert chunks == 1 or shape[1] // chunks >= 32  # not so short that the carry pass would count
+            assert chunks == 1 or programs * chunks <= 132 * 32  # as many as the chip holds at once
+
+
+@pytest.mark.parametrize("name", ["latch", "relay", "clamp"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_selections_are_exact(name, reverse):
+    fields, h0, start, _, reset = draw(name, 2, 200, 33, resets=0.01)
+    h, other = (
+        jit_scan(CASES[name].build(fields), h0, reset=reset, reset_state=start, reverse=reverse, method=method)
+        for method in ("pallas", "sequential")
+    )
+    np.testing.assert_array_equal(np.asarray(h).view(np.int32), np.asarray(other).view(np.int32))
+
+
+def test_what_is_never_written_is_held_through_all_chunks():
+    time, held = 400, np.float32(0.1)
+    wobble = np.random.default_rng(0).uniform(0.2, 2, (time, 3)).astype(np.float32)
+    for op in [
+        Latch(np.zeros((time, 3), bool), wobble),
+        Clamp(-wobble, wobble),
+        Affine(np.ones(3, np.float32), np.zeros((time, 3), np.float32)),
+        Relay(0 * wobble, wobble, leak=0.0),
+    ]:
+        assert np.unique(jit_scan(op, np.full(3, held), method="pallas")).tolist() == [held]
+
+
+@pytest.mark.parametrize("name", ["affine", "complex affine", "clamp", "relay leak 0.3"])
+def test_a_bad_sequence_reaches_no_other_across_chunks(name):
+    fields, h0, start, weight, _ = draw(name, 1, 128, 3)  # four chunks of 32 steps
+    reset = np.isin(np.arange(128), [20, 90])[None]
+    inside = (np.arange(128) >= 20) & (np.arange(128) < 90)
+
+    def spoil(v, bad):
+        return np.where(inside[:, None], v.dtype.type(bad), v)
+
+    h, (bar, h0_bar, _) = jit_run(name, fields, h0, start, weight, reset, method="pallas", reverse=False)
+    for bad in (np.nan, np.inf):
+        poison = {k: spoil(v, bad) for k, v in fields.items()}
+        arguments = poison, h0, start, spoil(weight, bad), reset
+        h_bad, (bar_bad, h0_bad, _) = jit_run(name, *arguments, method="pallas", reverse=False)
+        np.testing.assert_array_equal(h_bad[:, ~inside], h[:, ~inside])
+        np.testing.assert_array_equal(h0_bad, h0_bar)
+        for k in bar:
+            np.testing.assert_array_equal(bar_bad[k][:, ~inside], bar[k][:, ~inside])
+
+
+@pytest.mark.parametrize("name", ["affine", "relay"])
+def test_bfloat16_is_accumulated_in_float32(name):
+    fields, h0, *_ = draw(name, 1, 200, 4)
+    low = {k: jnp.asarray(v, jnp.bfloat16) for k, v in fields.items()}
+    rounded = {k: np.asarray(v, np.float32) for k, v in low.items()}
+
+    @jax.jit
+    def value_and_gradient(low):
+        h, pullback = jax.vjp(lambda low: scan(CASES[name].build(low), h0, method="pallas"), low)
+        return h, pullback(jnp.ones_like(h))[0]
+
+    h, grads = value_and_gradient(low)
+    assert h.dtype == jnp.float32
+    assert {g.dtype for g in grads.values()} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(h, oracle(CASES[name], rounded, h0), rtol=1e-5, atol=1e-5)
+
+
+def test_vmap():
+    fields, h0, *_ = draw("affine", 3, 9, 2)
+    mapped = jax.jit(jax.vmap(lambda f, h: scan(Affine(**f), h, method="pallas")))(fields, h0)
+    np.testing.assert_allclose(mapped, oracle(CASES["affine"], fields, h0), rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_of_the_gradient_by_hand():
+    # h_2 = a^2 h_0 + (a + 1) b has second derivatives 2 h_0, 1 and 2 a in (aa), (ab), (a h_0).
+    def last(v):
+        a, b, h0 = v
+        return scan(Affine(jnp.full((2, 1), a), jnp.full((2, 1), b)), h0[None], method="pallas")[-1, 0]
+
+    gradient = jax.grad(last)
+    v = jnp.array([0.5, 3.0, 7.0])
+    for i, row in enumerate([[14, 1, 1], [1, 0, 0], [1, 0, 0]]):
+        np.testing.assert_allclose(jax.jit(jax.grad(lambda v, i=i: gradient(v)[i]))(v), row)
+
+
+# What runs, and where
+
+
+def kernel_calls(jaxpr):
+    return [equation for _, equation in equations(jaxpr) if equation.primitive.name == "pallas_call"]
+
+
+def sizes(equations):
+    return [v.aval.size for equation in equations for v in equation.outvars]
+
+
+def test_gates_are_computed_in_the_kernel_and_not_stored():
+    shape = (2, 256, 64)
+    op, h = Relay(jnp.ones(shape), jnp.ones(shape), 0.5), jnp.ones(shape)
+    forward = jax.make_jaxpr(functools.partial(scan, method="pallas"))(op).jaxpr
+    whole = [e for _, e in equations(forward) if any(v.aval.size == h.size for v in e.outvars if hasattr(v, "aval"))]
+    calls = kernel_calls(forward)
+    assert len(calls) == 3  # compose the chunks, follow them, walk them
+    assert sizes(calls).count(h.size) == 1  # the states
+    assert {e.primitive.name for e in whole} <= {"pallas_call", "reshape", "custom_vjp_call", "jit", "pjit"}
+    backward = jax.make_jaxpr(lambda op, h: engine._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
+    assert sizes(kernel_calls(backward.jaxpr)).count(h.size) == 2  # the cotangents of candidate and threshold
+
+
+def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog):
+    shape = (2, 64, 3)
+    assert not kernel_calls(jax.make_jaxpr(scan)(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr) or kernels.on_cuda()
+    monkeypatch.setattr(kernels, "on_cuda", lambda: True)
+    engine._fall_back.cache_clear()
+    assert kernel_calls(jax.make_jaxpr(lambda op: scan(op))(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr)
+    caplog.set_level(logging.WARNING, "mru.scan.engine")
+    assert not caplog.records
+    latch = Latch(jnp.ones(shape, bool), jnp.ones(shape, jnp.complex64))
+    assert not kernel_calls(jax.make_jaxpr(lambda op: scan(op))(latch).jaxpr)
+    assert "complex Latch" in caplog.text
+    long = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, 2**23, 64), x.dtype), Affine(jnp.ones(()), jnp.ones(())))
+    assert not kernel_calls(jax.make_jaxpr(lambda op: scan(op))(long).jaxpr)
+    assert "2,147,483,648" in caplog.text
+    with pytest.raises(ValueError, match="method 'pallas' can not run this: they have no complex Latch"):
+        scan(latch, method="pallas")
+
+
+@pytest.mark.parametrize("name", ["affine", "constant complex a", "latch", "clamp", "relay leak 0.3", "play"])
+def test_lowers_for_nvidia_gpus(name, monkeypatch):
+    fields, h0, start, weight, reset = draw(name, 2, 70, 33)
+    monkeypatch.setattr(kernels, "on_cuda", lambda: True)
+    mesh = jax.sharding.AbstractMesh(
+        (1,),
+        ("x",),
+        abstract_device=jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu"),
+    )
+    both = jax.jit(functools.partial(run, name, method="auto", reverse=False))
+    calls = ["triton_kernel_call", "__gpu$xla.gpu.triton"]
+    with jax.sharding.use_abstract_mesh(mesh):
+        module = jax.export.export(
+            both, platforms=["cuda"], disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(c) for c in calls]
+        )(fields, h0, start, weight, reset).mlir_module()
+    assert sum(module.count(f'"{c}"') + module.count(f"@{c}(") for c in calls) == 6
