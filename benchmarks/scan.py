@@ -74,10 +74,11 @@ def operator(name: str, shape: tuple[int, ...]) -> mru.operators.Operator:
     raise ValueError(f"operator must be one of {list(FLOORS)}, got {name!r}")
 
 
-def gradient(scan: Callable, op: mru.operators.Operator, g: jax.Array) -> list[jax.Array]:
-    """The cotangents of the fields, given that of the states."""
-    (bar,) = jax.vjp(scan, op)[1](g)
-    return [x for x in jax.tree.leaves(bar) if x.dtype != jax.dtypes.float0]
+def gradient(scan: Callable, op: mru.operators.Operator, g: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    """What training needs: the states, and the cotangents of the fields, given that of the states."""
+    h, pullback = jax.vjp(scan, op)
+    (bar,) = pullback(g)
+    return h, [x for x in jax.tree.leaves(bar) if x.dtype != jax.dtypes.float0]
 
 
 def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longest: int) -> Any:

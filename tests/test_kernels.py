@@ -68,19 +68,17 @@ def test_layouts_without_chunks_match_the_loop(enough, monkeypatch):
     compare("affine", draw("affine", 2, 64 + enough, 64), reverse=True)
 
 
-def test_the_layout_fills_the_chip():
-    def layout(*shape, dtype=jnp.float32):
-        batch, time, channels = shape
-        start = jnp.zeros((batch, channels), dtype)
-        found = kernels._layout(kernels._split(start), time)
-        return batch * -(-channels // found.lanes), found.chunks
-
-    for shape in [(8, 16384, 512), (1, 262144, 256), (100, 784, 128), (32, 1024, 512), (512, 1000, 256)]:
-        for dtype in (jnp.float32, jnp.complex64):
-            programs, chunks = layout(*shape, dtype=dtype)
-            assert programs * chunks >= 500
-            assert chunks == 1 or shape[1] // chunks >= 32  # not so short that the carry pass would count
-            assert chunks == 1 or programs * chunks <= 132 * 32  # as many as the chip holds at once
+@pytest.mark.parametrize("kind", [Affine, Clamp])
+@pytest.mark.parametrize("shape", [(8, 16384, 512), (1, 262144, 256), (100, 784, 128), (32, 1024, 512), (999, 9, 256)])
+def test_the_layout_fills_the_chip(shape, kind):
+    batch, time, channels = shape
+    start = jnp.zeros((batch, channels))
+    layout = kernels._layout(start, time, kind(start, start))
+    programs = batch * -(-channels // layout.lanes) * layout.chunks
+    assert programs >= 500
+    if layout.chunks > 1:
+        assert time // layout.chunks >= 32  # not so short that the carry pass would count
+        assert programs <= 132 * 32  # as many as the chip holds at once
 
 
 @pytest.mark.parametrize("name", ["latch", "relay", "clamp"])

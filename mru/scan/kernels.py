@@ -31,8 +31,9 @@ from mru.scan.associative import composed
 __all__ = ["composed", "obstacle", "pullback", "states"]
 
 # Measured on an H200, like the numbers in `_layout`: ...
-_PROGRAMS = 2048  # ... so many programs keep enough loads under way, ...
-_ENOUGH = 512  # ... and with these a single walk is faster than chunks, which are read twice.
+_PROGRAMS = 132 * 16  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
+_ENOUGH = 512  # ... and with these a single walk is faster than chunks, of which all is read twice.
+_GRAIN = 32  # Steps; chunks consist of whole grains.
 
 
 def obstacle(op: Operator) -> str | None:
@@ -153,10 +154,11 @@ def states(
         return h, (h, encoded(h, first, start) if keep else None)
 
     fixed = reset_state, h0 if keep else None
-    starts = _starts(build, moving, fixed, h0, time, reverse)
+    layout = _layout(h0, time, op)
+    starts = _starts(build, moving, fixed, h0, layout, reverse)
     h = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], time, x.shape[1]), x.dtype), h0)
     outs = h, jax.ShapeDtypeStruct(h.shape, jnp.int8) if keep else None
-    _, (h, code) = _walk(step, moving, fixed, starts, outs, reverse, _layout(h0, time))
+    _, (h, code) = _walk(step, moving, fixed, starts, outs, reverse, layout)
     h, code = jax.tree.map(lambda x: x.reshape(*shape[:-1], time, shape[-1]), (_join(h), code))
     return h, code
 
@@ -216,10 +218,10 @@ def pullback(
     }
     fixed = reset_state, h0 if coded else None
     shifted = h, _zeros(h0).astype(h.dtype) if coded else h0
-    incoming = _starts(build, moving, fixed, _zeros(h0), time, not reverse, shifted)
+    layout = _layout(h0, time, op)
+    incoming = _starts(build, moving, fixed, _zeros(h0), layout, not reverse, shifted)
     zeros = _zeros(incoming)
     carry = incoming, None if reset is None else zeros, {name: zeros for name in bars if name in constant}
-    layout = _layout(h0, time)
     (through, to_reset, sums), results = _walk(step, moving, fixed, carry, outs, not reverse, layout, shifted=shifted)
     through, to_reset, sums, results = _join((through, to_reset, sums, results))
     found = {name: x.reshape(kinds[name].shape) for name, x in results.items()}
@@ -243,17 +245,18 @@ class _Layout:
     chunks: int = 1
 
 
-def _layout(start, time):
-    """The layout for a start (B, N) and T steps."""
+def _layout(start, time, op):
+    """The layout for a start (B, N) and T steps of an operator."""
     batch, channels = jax.tree.leaves(start)[0].shape
 
     def programs(lanes):
         return batch * pl.cdiv(channels, lanes)
 
-    if programs(32) >= _ENOUGH:
+    # Of chunks whose maps are constant from some step on, only what follows that step is read twice.
+    if programs(32) >= (_ENOUGH if isinstance(op, Affine) else 4 * _ENOUGH):
         return _Layout(32 if programs(64) < _ENOUGH else 64, 192)
     lanes = 32 if channels <= 32 else 64
-    return _Layout(lanes, 64, max(1, min(_PROGRAMS // programs(lanes), time // 32)))
+    return _Layout(lanes, 64, max(1, min(_PROGRAMS // programs(lanes), time // _GRAIN)))
 
 
 def _starts(
@@ -261,7 +264,7 @@ def _starts(
     moving: Any,
     fixed: Any,
     start: Any,
-    time: int,
+    layout: _Layout,
     reverse: bool,
     shifted: tuple[Any, Any] | None = None,
 ) -> Any:
@@ -269,14 +272,13 @@ def _starts(
 
     Args:
         build: (now, fixed) -> the maps of a step: they are constant where a new sequence starts.
-        moving: As in `_walk`, like `fixed`, `reverse` and `shifted`.
+        moving: As in `_walk`, like `fixed`, `layout`, `reverse` and `shifted`.
         fixed: Tree of (B, N).
         start: Tree of (B, N).
-        time: T.
+        layout: With C chunks.
         reverse: Direction of the walk.
         shifted: What is read one step further on.
     """
-    layout = _layout(start, time)
     firsts = jax.tree.map(lambda x: x[:, None], start)
     if layout.chunks == 1:
         return firsts
@@ -336,10 +338,9 @@ def _walk(
     bytes_ = sum(
         x.dtype.itemsize for x in jax.tree.leaves((moving, shifted)) if x.ndim == 3 and x.shape[-1] == channels
     )
-    unroll = min(2 ** int(math.log2(max(1, layout.ahead // bytes_))), pl.next_power_of_2(pl.cdiv(time, chunks)))
-    tiles = pl.cdiv(pl.cdiv(time, chunks), unroll)
-    length = tiles * unroll
-    whole = chunks * length == time
+    unroll = min(2 ** int(math.log2(max(1, layout.ahead // bytes_))), _GRAIN, pl.next_power_of_2(time))
+    tiles, grain = pl.cdiv(time, unroll), _GRAIN // unroll
+    whole = tiles * unroll == time
 
     def lay(x):
         return x[..., 0] if x.ndim == 3 and x.shape[-1] < channels else jnp.broadcast_to(x, x.shape or (channels,))
@@ -380,8 +381,12 @@ def _walk(
             ahead = jax.tree.map(lambda ref: load(ref, b, place(number + 1)), shifted[0])
             return now, _select(number >= time - 1, last, ahead)
 
+        def edge(chunk):
+            """The tile that a chunk begins with. Chunks differ by a grain, so that none is padded."""
+            return jnp.minimum(chunk * pl.cdiv(time, _GRAIN) // chunks * grain, tiles) if chunks > 1 else chunk * tiles
+
         def tile(i, carry):
-            numbers = [chunk * length + i * unroll + u for u in range(unroll)]
+            numbers = [i * unroll + u for u in range(unroll)]
             if reaches is not None:
                 numbers.reverse()
             # All are read before the first is used: this is what keeps many loads under way.
@@ -397,12 +402,12 @@ def _walk(
 
         rows = carry(lanes) if callable(carry) else jax.tree.map(lambda ref: load(ref, b, chunk), given)
         if reaches is None:
-            rows = jax.lax.fori_loop(0, tiles, tile, rows)
+            rows = jax.lax.fori_loop(edge(chunk), edge(chunk + 1), tile, rows)
         else:
             _, rows = jax.lax.while_loop(
-                lambda state: (state[0] >= 0) & (jnp.max(reaches(state[1]).astype(jnp.int32)) > 0),
+                lambda state: (state[0] >= edge(chunk)) & (jnp.max(reaches(state[1]).astype(jnp.int32)) > 0),
                 lambda state: (state[0] - 1, tile(*state)),
-                (jnp.int32(tiles - 1), rows),
+                (edge(chunk + 1) - 1, rows),
             )
         for ref, value in zip(jax.tree.leaves(carry_out), jax.tree.leaves(rows), strict=True):
             triton.store(ref.at[b, chunk, columns], value, mask=inside)
