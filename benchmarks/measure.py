@@ -114,7 +114,7 @@ def report(
         rows: The measurements.
         line: A row as it is printed.
         out: JSON file to write, or None.
-        draw: (rows, file) -> None, which draws the plot.
+        draw: (rows, file) -> None, which draws the plot, where there is one of these rows.
     """
     found = []
     for row in rows:
@@ -133,4 +133,4 @@ def report(
     lines = ",\n".join("  " + json.dumps(row) for row in found)
     out.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
     draw(found, out.with_suffix(".png"))
-    print(f"wrote {out} and {out.with_suffix('.png')}")
+    print("wrote " + " and ".join(str(file) for file in (out, out.with_suffix(".png")) if file.exists()))

@@ -109,6 +109,7 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
     figure, axes = plt.subplots(
@@ -125,6 +126,9 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
         axis.set(
             xscale="log", xlabel="time / memory floor", title=f"{shape}", yticks=range(len(names)), yticklabels=names
         )
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
     axes = np.atleast_1d(axes)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)

@@ -29,15 +29,15 @@ def weights(name, shape):
 # Both passes by the method of CPU, in arrays of the size of the states: temporary memory and, as the compiler counts (a
 # loop's body once), what is touched; and instructions of the program. Recorded with jax 0.12.
 RECORDED = {
-    "affine": (0.00, 8.01, 176),
-    "complex affine": (0.00, 16.01, 137),
-    "constant a": (1.00, 9.01, 177),
-    "latch": (1.00, 7.26, 189),
-    "clamp": (1.00, 13.01, 207),
-    "relay (BMRU)": (2.00, 21.01, 307),
-    "relay, leak 0": (2.00, 21.01, 318),
-    "counter (CMRU)": (2.00, 21.01, 318),
-    "play (PMRU)": (3.00, 26.01, 251),
+    "affine": (0.00, 5.01, 201),
+    "complex affine": (0.00, 10.01, 163),
+    "constant a": (0.00, 3.01, 201),
+    "latch": (1.00, 5.01, 188),
+    "clamp": (0.00, 5.01, 240),
+    "relay (BMRU)": (0.25, 6.26, 370),
+    "relay, leak 0": (0.00, 5.01, 374),
+    "counter (CMRU)": (0.00, 5.01, 374),
+    "play (PMRU)": (3.00, 23.01, 294),
 }
 MARGIN = 1.25  # for another version of the compiler
 

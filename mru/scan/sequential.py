@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.operators import Operator, Play, lowered
-from mru.scan.adjoint import cotangents, decoded, encoded, is_coded, states_before, time_of, widen
+from mru.scan.adjoint import decoded, encoded, is_coded, time_of, widen
 
 
 def _at(tree: Any, t: Array | int) -> Any:
@@ -63,11 +63,17 @@ def pullback(
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
     time = time_of(op)
-    maps = _prepared(op, g.dtype)
+    maps, raised = op, lambda bar: (bar,)
+    if isinstance(op, Play):
+        maps, raised = jax.vjp(lambda op: _prepared(op, g.dtype), op)
     flags = None if reset is None else reset[..., None]
 
+    def found(now, before, total):
+        return {name: x for name, x in vars(now.cotangent(before, total)).items() if x is not None}
+
     def body(i, carry):
-        incoming, out = carry
+        incoming, to_reset, bars = carry
+        bars = dict(bars)
         t = i if reverse else time - 1 - i
         before = decoded(_at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1)), h0, reset_state)
         before = jnp.where(i == time - 1, h0, before)
@@ -75,12 +81,25 @@ def pullback(
         if flag is not None:
             before = jnp.where(flag, reset_state, before)
         total = _at(g, t) + incoming
-        incoming = widen(_at(maps, t), g.dtype).jacobian(before) * total
-        return incoming if flag is None else jnp.where(flag, 0, incoming), _put(out, total, t)
+        now = widen(_at(maps, t), g.dtype)
+        for name, x in found(now, before, total).items():
+            bars[name] = bars[name] + x if bars[name].ndim < 2 else _put(bars[name], x.astype(bars[name].dtype), t)
+        incoming = now.jacobian(before) * total
+        if flag is not None:
+            to_reset = to_reset + jnp.where(flag, incoming, 0)
+            incoming = jnp.where(flag, 0, incoming)
+        return incoming, to_reset, bars
 
-    _, total = jax.lax.fori_loop(0, time, body, (jnp.zeros_like(h0), jnp.zeros_like(g)))
-    h = decoded(h, *_over_time(h0, reset_state))
-    return cotangents(op, states_before(h, h0, reset, reset_state, reverse), total, reset, reverse)
+    zero = jnp.zeros_like(h0)
+    first = widen(_at(maps, 0), g.dtype)
+    fields = {name: getattr(maps, name) for name in jax.eval_shape(lambda: found(first, zero, zero))}
+    # The sum over time, of what is constant in it, is not rounded until its end.
+    bars = {name: jnp.zeros_like(x, dtype=g.dtype if x.ndim < 2 else x.dtype) for name, x in fields.items()}
+    start = zero, None if reset is None else zero, bars
+    incoming, to_reset, bars = jax.lax.fori_loop(0, time, body, start)
+    bars = {name: bars[name].astype(x.dtype) for name, x in fields.items()}
+    (op_bar,) = raised(type(maps)(**{name: bars.get(name) for name in vars(maps)}))
+    return op_bar, incoming, to_reset
 
 
 def composed(
