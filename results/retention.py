@@ -30,7 +30,7 @@ def draw(summaries: list[dict], out: pathlib.Path) -> None:
         axis.annotate(" trained here", (trained, 0.7), xycoords=("data", "axes fraction"), fontsize=8)
     axis.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=f"test {metric}")
     axis.set_title(f"{summaries[0]['task']['name']}: error after T steps", fontsize=10)
-    axis.legend(fontsize=8, loc="center right")
+    figure.legend(fontsize=8, loc="outside right center")
     figure.savefig(out, dpi=150)
     plt.close(figure)
 
