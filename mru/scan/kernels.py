@@ -7,7 +7,9 @@ A program walks some channels of one sequence. Where there are too few of these 
 into chunks: each is composed into one map, from its far end towards its near one until nothing before can reach
 through, then a walk over these maps gives what each chunk starts from, and then all chunks are walked at once.
 
-Complex numbers are two reals. The kernels are lowered by way of Triton; without a GPU they are interpreted.
+Complex numbers are two reals. The kernel is lowered by way of Triton, which JAX has deprecated since 0.11. Its
+successor, Mosaic GPU, is not used yet: JAX 0.11 can not interpret its pipelines on a CPU, where tests run, nor lower
+gates with a derivative of their own through them. Without a GPU the kernel is interpreted.
 """
 
 from __future__ import annotations
