@@ -119,6 +119,15 @@ def collectives(name, time, mesh):
     return found
 
 
+def collectives_of_the_kernel_over_the_batch():
+    """How many collectives a kernel takes where each device holds whole sequences."""
+    op, halves = OPERATORS["affine"](BATCH, TIME, CHANNELS), mesh(data=2)
+    with jax.set_mesh(halves):
+        placed = jax.device_put(op, NamedSharding(halves, P("data")))
+        program = jax.jit(functools.partial(scan, method="pallas")).lower(placed).compile().as_text()
+    return len(re.findall(r"(?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", program))
+
+
 def inside_shard_map(mesh, spec, **kwargs):
     """The error of the gradient where the caller maps over the devices and leaves the initial state out."""
     op = OPERATORS["affine"](BATCH, TIME, CHANNELS)
@@ -162,6 +171,7 @@ def main():
         (P("data"), {"data": 2}),
     ]:
         report["errors"][f"explicit axes {axes}, {spec}"] = with_explicit_axes(spec, **axes)
+    report["kernel over the batch"] = collectives_of_the_kernel_over_the_batch()
     with jax.set_mesh(meshes["seq"]):
         report["one step"] = scan(OPERATORS["affine"](BATCH, 1, CHANNELS)).shape
         try:

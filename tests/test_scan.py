@@ -448,6 +448,18 @@ def test_a_constant_coefficient_is_never_materialised(name, method):
         check(jaxpr, {jaxpr.invars[0]})
 
 
+@pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
+def test_the_states_of_a_relay_without_a_leak_are_kept_as_int8(method):
+    fields = jax.tree.map(jnp.asarray, CASES["relay"].draw(np.random.default_rng(0), (2, 5, 3)))
+
+    def kept(leak):
+        _, pullback = jax.vjp(lambda fields: scan(Relay(**fields, leak=leak), method=method), fields)
+        return sorted(str(x.dtype) for x in jax.tree.leaves(pullback) if x.shape == (2, 5, 3))
+
+    assert kept(None) == ["float32", "float32", "int8"]  # candidate, threshold, states
+    assert kept(0.5) == ["float32"] * 3
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @every_case
 def test_lowers_for_accelerators(name, platform):

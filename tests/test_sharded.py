@@ -39,6 +39,10 @@ def test_communication_does_not_grow_with_time(report):
         assert short["all-gather"] == 2 * 8 * 3 * (2 * 3) * (8 if "complex" in name else 4), name
 
 
+def test_a_kernel_leaves_the_batch_where_it_is(report):
+    assert report["kernel over the batch"] == 0
+
+
 def test_a_time_axis_that_does_not_divide_is_refused(report):
     assert "divisible by the 8 devices of mesh axis 'seq', got T = 33" in report["refusal"]
     assert report["one step"] == [2, 1, 3]

@@ -42,6 +42,7 @@ def is_coded(op: Operator) -> bool:
 
 def encoded(h: Array, h0: Array, reset_state: Array | None) -> Array:
     """The states of a relay that never leaks, as int8: what was written (-1 or 1), 0 for `h0`, 2 for `reset_state`."""
+    h0, reset_state = _for_steps_of(h, h0, reset_state)
     start = jnp.zeros_like(h) if reset_state is None else jnp.where(h == h0, 0, 2).astype(h.dtype)
     return jnp.where(jnp.abs(h) == 1, h, start).astype(jnp.int8)
 
@@ -50,8 +51,19 @@ def decoded(h: Array, h0: Array, reset_state: Array | None) -> Array:
     """The states that were `encoded`; others as they are."""
     if h.dtype != jnp.int8:
         return h
+    h0, reset_state = _for_steps_of(h, h0, reset_state)
     start = h0 if reset_state is None else jnp.where(h == 0, h0, reset_state)
     return jnp.where(jnp.abs(h) == 1, h.astype(h0.dtype), start)
+
+
+def _for_steps_of(h, *states):
+    """States (..., N) against `h`, which is one step (..., N) or all (..., T, N)."""
+    return [x if x is None or x.ndim == h.ndim else x[..., None, :] for x in states]
+
+
+def field_cotangents(op: Operator, before: Array, g: Array) -> dict[str, Array]:
+    """The cotangents of the fields that have one, by name."""
+    return {name: x for name, x in vars(op.cotangent(before, g)).items() if x is not None}
 
 
 def cotangents(

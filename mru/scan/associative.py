@@ -22,8 +22,7 @@ def states(
 ) -> tuple[Array, Array | None]:
     """Every state, and what is kept; see `mru.scan.engine`."""
     h = _states(op, h0, reset, reset_state, reverse)
-    first = None if reset_state is None else reset_state[..., None, :]
-    return h, encoded(h, h0[..., None, :], first) if keep and is_coded(op) else None
+    return h, encoded(h, h0, reset_state) if keep and is_coded(op) else None
 
 
 def _states(op, h0, reset, reset_state, reverse):
@@ -41,7 +40,7 @@ def pullback(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
-    h = decoded(h, h0[..., None, :], None if reset_state is None else reset_state[..., None, :])
+    h = decoded(h, h0, reset_state)
     before = states_before(h, h0, reset, reset_state, reverse)
     jacobian = widen(op, h.dtype).jacobian(before)
     # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: an affine scan, in the other direction.

@@ -274,7 +274,7 @@ def _scan_backward(method, reverse, axis, keep, residuals, cotangent):
     g, last = cotangent[0], 0 if reverse else -1
     if axis is not None:
         composed = _METHODS[method].composed
-        states = decoded(h, h0[..., None, :], None if reset_state is None else reset_state[..., None, :])
+        states = decoded(h, h0, reset_state)
         later = sharded.first_cotangent(composed, op, h0, reset, reset_state, reverse, states, g, axis)
         g = g.at[..., last, :].add(later)
     op_bar, h0_bar, reset_bar = _pullback(method, reverse, op, h0, reset_state, reset, h, g)

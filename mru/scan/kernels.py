@@ -27,10 +27,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from mru.operators import Affine, Latch, Operator, lowered
-from mru.scan.adjoint import decoded, encoded, is_coded, time_of, widen
+from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 from mru.scan.associative import composed
 
-__all__ = ["composed", "obstacle", "pullback", "states"]
+__all__ = ["composed", "obstacle", "on_cuda", "pullback", "states"]
 
 # Measured on an H200, like the numbers in `_layout`: ...
 _PROGRAMS = 132 * 16  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
@@ -177,7 +177,6 @@ def pullback(
     h, h0, reset_state = _steps(h, shape), _rows(h0), _rows(reset_state)
 
     coded = is_coded(op)
-    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[-1:], real), g)
 
     def parts(now, fixed):
         (maps, flag, g), before = now
@@ -198,7 +197,7 @@ def pullback(
         maps, flag, g, before = parts(now, fixed)
         total = g + incoming
         through = maps.jacobian(before) * total
-        bars = {name: x for name, x in vars(maps.cotangent(before, total)).items() if x is not None}
+        bars = field_cotangents(maps, before, total)
         sums = {name: x + bars[name] for name, x in sums.items()}
         results = {
             name: jax.tree.map(lambda x, like: x.astype(like.dtype), x, vars(op)[name])
@@ -210,9 +209,9 @@ def pullback(
             through = _select(flag, _zeros(through), through)
         return (through, to_reset, sums), results
 
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[-1:], real), g)
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[-1:], x.dtype), widen(op, real))
-    bars = jax.eval_shape(lambda maps, x: maps.cotangent(x, x), wide, row)
-    bars = [name for name, x in vars(bars).items() if x is not None]
+    bars = list(jax.eval_shape(field_cotangents, wide, row, row))
     outs = {
         name: jax.tree.map(lambda x, like: jax.ShapeDtypeStruct(x.shape, like.dtype), moving[2], vars(op)[name])
         for name in bars

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.operators import Operator, Play, lowered
-from mru.scan.adjoint import decoded, encoded, is_coded, time_of, widen
+from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 
 
 def _at(tree: Any, t: Array | int) -> Any:
@@ -26,11 +26,6 @@ def _put(x: Array, value: Array, t: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(x, value, t, x.ndim - 2)
 
 
-def _over_time(*states: Array | None) -> list[Array | None]:
-    """States (..., N) as (..., 1, N)."""
-    return [None if x is None else x[..., None, :] for x in states]
-
-
 def _prepared(op: Operator, dtype: Any) -> Operator:
     """The gates of a `Play` cost a softplus, which is faster for all steps at once; those of a `Relay` a comparison."""
     return lowered(widen(op, dtype)) if isinstance(op, Play) else op
@@ -40,7 +35,7 @@ def states(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
 ) -> tuple[Array, Array | None]:
     """Every state, and what is kept; see `mru.scan.engine`."""
-    time, coded = time_of(op), is_coded(op)
+    time = time_of(op)
     op = _prepared(op, h0.dtype)
     flags = None if reset is None else reset[..., None]
 
@@ -55,7 +50,7 @@ def states(
     out = jnp.zeros_like(jnp.broadcast_to(h0[..., None, :], (*h0.shape[:-1], time, h0.shape[-1])))
     # Two steps a round save up to a quarter of the time of small steps; complex ones lose as much.
     h = jax.lax.fori_loop(0, time, body, (h0, out), unroll=1 if jnp.iscomplexobj(h0) else 2)[1]
-    return h, encoded(h, *_over_time(h0, reset_state)) if keep and coded else None
+    return h, encoded(h, h0, reset_state) if keep and is_coded(op) else None
 
 
 def pullback(
@@ -68,9 +63,6 @@ def pullback(
         maps, raised = jax.vjp(lambda op: _prepared(op, g.dtype), op)
     flags = None if reset is None else reset[..., None]
 
-    def found(now, before, total):
-        return {name: x for name, x in vars(now.cotangent(before, total)).items() if x is not None}
-
     def body(i, carry):
         incoming, to_reset, bars = carry
         bars = dict(bars)
@@ -82,7 +74,7 @@ def pullback(
             before = jnp.where(flag, reset_state, before)
         total = _at(g, t) + incoming
         now = widen(_at(maps, t), g.dtype)
-        for name, x in found(now, before, total).items():
+        for name, x in field_cotangents(now, before, total).items():
             bars[name] = bars[name] + x if bars[name].ndim < 2 else _put(bars[name], x.astype(bars[name].dtype), t)
         incoming = now.jacobian(before) * total
         if flag is not None:
@@ -92,7 +84,7 @@ def pullback(
 
     zero = jnp.zeros_like(h0)
     first = widen(_at(maps, 0), g.dtype)
-    fields = {name: getattr(maps, name) for name in jax.eval_shape(lambda: found(first, zero, zero))}
+    fields = {name: getattr(maps, name) for name in jax.eval_shape(lambda: field_cotangents(first, zero, zero))}
     # The sum over time, of what is constant in it, is not rounded until its end.
     bars = {name: jnp.zeros_like(x, dtype=g.dtype if x.ndim < 2 else x.dtype) for name, x in fields.items()}
     start = zero, None if reset is None else zero, bars
