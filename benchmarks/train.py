@@ -3,13 +3,15 @@
 python -m benchmarks.train --out results/benchmarks/train-cpu.json
 
 "layer": forward and backward pass of one layer on (batch, T, width). "model": one training step (gradient and AdamW) of
-four blocks. "psmnist": the model of configs/psmnist (784 steps), ours against `associative_scan` with autodiff.
+four blocks. "psmnist": the model of configs/psmnist (784 steps), ours against `associative_scan` with autodiff, and
+with a sum in place of the scan, which is more than any scan could gain.
 "step": one streamed step of a batch of one, by itself on the device, and with the dispatch from Python.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
 import time
 from collections.abc import Callable
@@ -73,11 +75,13 @@ def layers(lengths: list[int], batch: int, width: int, limit: float) -> Any:
             yield {**at, **found}
 
 
-def training(name: str, batch: int, length: int, width: int, inputs: int, outputs: int) -> tuple[Callable, tuple]:
+def training(
+    name: str, batch: int, length: int, width: int, inputs: int, outputs: int, dtype: str | None = None
+) -> tuple[Callable, tuple]:
     """A training step of four blocks, and its arguments."""
     model = mru.SequenceModel(
         inputs, outputs, cells=[name] * 4, width=width, state_size=width, positions=32,
-        pooling="mean", rngs=nnx.Rngs(0),
+        pooling="mean", dtype=dtype, rngs=nnx.Rngs(0),
     )  # fmt: skip
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     transform = mru.adamw(1e-3)
@@ -105,11 +109,16 @@ def models(lengths: list[int], batch: int, width: int) -> Any:
             yield {**at, **found, "tokens_per_second": batch * length / found["seconds"]}
 
 
+def no_scan(op: mru.operators.Operator, *_: Any, **__: Any) -> jax.Array:
+    """The sum of the operands as the states: what is left of a model without its recurrence."""
+    return functools.reduce(jnp.add, (x for x in jax.tree.leaves(op) if jnp.ndim(x) > 1))
+
+
 def psmnist(batch: int) -> Any:
-    """Training steps of the psMNIST models, and of the same with `associative_scan` and autodiff in place of ours."""
-    scans = {"mru auto": mru.scan, "associative_scan, autodiff": rivals.associative_scan}
-    for name in ["bmru", "pmru"]:
-        step, args = training(name, batch, 784, 128, 1, 10)
+    """Training steps of the psMNIST models, and of the same with something else in place of our scan."""
+    scans = {"mru auto": mru.scan, "associative_scan, autodiff": rivals.associative_scan, "no scan": no_scan}
+    for name, dtype in itertools.product(["bmru", "pmru"], ["float32", "bfloat16"]):
+        step, args = training(name, batch, 784, 128, 1, 10, dtype)
 
         def by(scan, *args, step=step):
             with mock.patch("mru.cells.base.scan", scan):
@@ -117,7 +126,8 @@ def psmnist(batch: int) -> Any:
 
         found = compare({functools.partial(by, scan): args for scan in scans.values()}, calls=5)
         for method, row in zip(scans, found.values(), strict=True):
-            at = {"part": "psmnist", "name": f"{name}, {method}", "length": 784, "batch": batch, "width": 128}
+            at = {"part": "psmnist", "name": f"{name}, {method}", "dtype": dtype}
+            at |= {"length": 784, "batch": batch, "width": 128}
             yield {**at, **row, "steps_per_second": 1 / row["seconds"]}
 
 
@@ -189,8 +199,8 @@ def line(row: dict[str, Any]) -> str:
     rest = "".join(f"  {row[key]:,.1f} {unit}" for key, unit in extra.items() if key in row)
     rest += f"  {row['seconds_called'] * 1e6:.0f} us with dispatch" if "seconds_called" in row else ""
     return (
-        f"{row['part']:8} {row['name']:32} {row.get('length', 1):8,} {row['seconds'] * 1e3:10.4f} "
-        f"{row['temporary_bytes'] / 2**20:9.1f} {row['compile_seconds']:9.2f}{rest}"
+        f"{row['part']:8} {row['name']:32} {row.get('dtype', 'float32'):8} {row.get('length', 1):8,} "
+        f"{row['seconds'] * 1e3:10.4f} {row['temporary_bytes'] / 2**20:9.1f} {row['compile_seconds']:9.2f}{rest}"
     )
 
 
@@ -211,7 +221,7 @@ def main() -> None:
         "step": lambda: streaming(width),
     }
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print(f"{'part':8} {'name':32} {'T':>8} {'ms':>10} {'MiB':>9} {'compile s':>9}")
+    print(f"{'part':8} {'name':32} {'dtype':8} {'T':>8} {'ms':>10} {'MiB':>9} {'compile s':>9}")
     report((row for part in given.part or parts for row in parts[part]()), line, given.out, draw)
 
 

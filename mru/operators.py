@@ -167,14 +167,14 @@ class Clamp:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Relay:
-    """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= threshold, else hold.
+    """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= |threshold|, else hold.
 
-    With z = H(|c| - beta) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`; at a
+    With z = H(|c| - |beta|) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`; at a
     leak of 0 it holds and writes exactly as one, and at a leak of 1 it counts.
 
     Attributes:
         candidate: c, (..., T, N).
-        threshold: beta >= 0, (..., T, N).
+        threshold: beta, (..., T, N), of either sign.
         leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks. Not differentiated.
         width: Width of the surrogate derivatives (`mru.surrogate`), a scalar. Not differentiated.
     """
@@ -187,11 +187,15 @@ class Relay:
     @property
     def write(self) -> Array:
         """z, float in {0, 1}."""
-        return step(jnp.abs(self.candidate) - self.threshold, self.width)
+        return step(self._excess, self.width)
+
+    @property
+    def _excess(self) -> Array:
+        return jnp.abs(self.candidate) - jnp.abs(self.threshold)
 
     def gates(self) -> dict[str, Array]:
         """What happens in it, by name, for plots."""
-        return {"candidate": self.candidate, "threshold": self.threshold, "write": self.write}
+        return {"candidate": self.candidate, "threshold": jnp.abs(self.threshold), "write": self.write}
 
     def lower(self) -> Latch | Affine:
         """The same maps, closed under composition."""
@@ -210,15 +214,16 @@ class Relay:
     def cotangent(self, h: Array, g: Array) -> Relay:
         """The cotangent of (candidate, threshold), given the states before each step and that of those after it.
 
-        With H' the surrogate derivative: d f / d z = sgn(c) + eps h - h, d z / d |c| = -d z / d beta = H'(|c| - beta),
-        d sgn(c) / d c = 2 H'(c).
+        With H' the surrogate derivative: d f / d z = sgn(c) + eps h - h, d sgn(c) / d c = 2 H'(c), and
+        d z / d |c| = -d z / d |beta| = H'(|c| - |beta|).
         """
         value = sign(self.candidate)
         change = value - h if self.leak is None else value + self.leak * h - h
-        gate = g * change * slope(jnp.abs(self.candidate) - self.threshold, self.width)
+        gate = g * change * slope(self._excess, self.width)
         written = 2 * g * self.write * slope(self.candidate, self.width)
+        candidate, threshold = gate * jnp.sign(self.candidate) + written, -gate * jnp.sign(self.threshold)
         # None stands for a cotangent of zero.
-        return Relay(gate * jnp.sign(self.candidate) + written, -gate, None, None)  # type: ignore[arg-type]
+        return Relay(candidate, threshold, None, None)  # type: ignore[arg-type]
 
 
 @jax.tree_util.register_dataclass

@@ -159,9 +159,9 @@ def test_edge_of_the_band_holds():
 @pytest.mark.parametrize("leak", [None, 0.0, 0.3])
 def test_relay_is_a_latch_or_an_affine(leak):
     candidate = [-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0]
-    c, beta, h = (jnp.asarray(v)[:, None] for v in zip(*itertools.product(candidate, [0.0, 1.0], [-1.0, 0.25])))
+    c, beta, h = (jnp.asarray(v)[:, None] for v in zip(*itertools.product(candidate, [0.0, 1.0, -1.0], [-1.0, 0.25])))
     relay = Relay(c, beta, leak)
-    z = (np.abs(c) >= beta).astype(float)
+    z = (np.abs(c) >= np.abs(beta)).astype(float)
     s = np.where(c >= 0, 1.0, -1.0)
     expected = z * (s + (leak or 0) * h) + (1 - z) * h
     np.testing.assert_array_equal(relay.write, z)

@@ -73,15 +73,16 @@ def clamp():
 
 def relay(leak, width):
     def draw(rng, shape):
-        return {"candidate": normal(rng, shape, float), "threshold": abs(normal(rng, shape, float)) + np.float32(0.3)}
+        threshold = normal(rng, shape, float)
+        return {"candidate": normal(rng, shape, float), "threshold": threshold + np.float32(0.3) * np.sign(threshold)}
 
     def step(f, h):
-        c, beta = f["candidate"], f["threshold"]
+        c, beta = f["candidate"], abs(f["threshold"])
         z = np.where(abs(c) >= beta, 1.0, 0.0)
         return z * (np_sign(c) + (leak or 0) * h) + (1 - z) * h
 
     def soft(f, h):
-        c, beta = f["candidate"], f["threshold"]
+        c, beta = f["candidate"], jnp.abs(f["threshold"])
         z = soft_step(jnp.abs(c) - beta, width)
         return z * (2 * soft_step(c, width) - 1 + (leak or 0) * h) + (1 - z) * h
 

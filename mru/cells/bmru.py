@@ -43,7 +43,7 @@ class BMRU(ScanCell, name="bmru"):
 
     def operator(self, x):
         """The relay and its leak."""
-        return Relay(self.candidate(x), jnp.abs(self.threshold(x)), self.epsilon[...], self.width[...])
+        return Relay(self.candidate(x), self.threshold(x), self.epsilon[...], self.width[...])
 
     def readout(self, h, x):
         """W_o (alpha h) + b_o."""

@@ -38,7 +38,7 @@ class CMRU(ScanCell, name="cmru"):
 
     def operator(self, x):
         """The relay whose leak is 1: h -> h + z sgn(c)."""
-        return Relay(self.candidate(x), jnp.abs(self.threshold(x)), 1.0, self.width[...])
+        return Relay(self.candidate(x), self.threshold(x), 1.0, self.width[...])
 
     def readout(self, h, x):
         """W_o (alpha h) + b_o."""
