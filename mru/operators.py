@@ -218,10 +218,11 @@ class Relay:
         d z / d |c| = -d z / d |beta| = H'(|c| - |beta|).
         """
         value = sign(self.candidate)
-        change = value - h if self.leak is None else value + self.leak * h - h
+        change = value - h if self.leak is None else value + (self.leak - 1) * h
         gate = g * change * slope(self._excess, self.width)
         written = 2 * g * self.write * slope(self.candidate, self.width)
-        candidate, threshold = gate * jnp.sign(self.candidate) + written, -gate * jnp.sign(self.threshold)
+        candidate = written + _along(gate, self.candidate)
+        threshold = -_along(gate, self.threshold)
         # None stands for a cotangent of zero.
         return Relay(candidate, threshold, None, None)  # type: ignore[arg-type]
 
@@ -260,6 +261,11 @@ class Play:
         """The cotangent of (centre, radius), given the states before each step and that of those after it."""
         bar = self.lower().cotangent(h, g)
         return Play(bar.lo + bar.hi, (bar.hi - bar.lo) * jax.nn.sigmoid(self.radius))
+
+
+def _along(g: Array, x: Array) -> Array:
+    """g d|x|/dx, by fewer instructions than `g * jnp.sign(x)` takes in a kernel."""
+    return jnp.where(x == 0, 0, jnp.where(x < 0, -g, g))
 
 
 Operator = Affine | Latch | Clamp | Relay | Play

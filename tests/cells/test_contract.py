@@ -147,7 +147,7 @@ def test_initial_state_is_zero_or_learned(name):
 def differentiable(op, h):
     """The map with the derivative that is documented: gates by their surrogates."""
     if isinstance(op, Relay):
-        z = soft_step(jnp.abs(op.candidate) - op.threshold, op.width)
+        z = soft_step(jnp.abs(op.candidate) - jnp.abs(op.threshold), op.width)
         value = 2 * soft_step(op.candidate, op.width) - 1
         return z * (value + (0 if op.leak is None else op.leak) * h) + (1 - z) * h
     if isinstance(op, Latch):
