@@ -124,7 +124,7 @@ def report(
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": shlex.join(["python", "-m", *sys.orig_argv[2:]]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
         "versions": results.versions(),

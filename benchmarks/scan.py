@@ -110,18 +110,21 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib import ticker
+    from matplotlib.patches import Patch
 
+    rows = [row for row in rows if row["pass"] == "backward"]
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
+    colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(row["method"] for row in rows))}
     figure, axes = plt.subplots(
-        1, len(shapes), figsize=(3.2 * len(shapes) + 1.5, 4.2), sharey=True, layout="constrained"
+        1, len(shapes), figsize=(3.2 * len(shapes) + 1.5, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, shape in zip(np.atleast_1d(axes), shapes, strict=True):
-        here = [row for row in rows if tuple(row["shape"]) == shape and row["pass"] == "backward"]
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        here = [row for row in rows if tuple(row["shape"]) == shape]
         names, methods = (list(dict.fromkeys(row[key] for row in here)) for key in ("operator", "method"))
         for i, method in enumerate(methods):
             at = {row["operator"]: 1 / row["roofline"] for row in here if row["method"] == method}
             places = [names.index(name) + 0.8 * (i - len(methods) / 2 + 0.5) / len(methods) for name in at]
-            axis.barh(places, list(at.values()), 0.8 / len(methods), label=method)
+            axis.barh(places, list(at.values()), 0.8 / len(methods), color=colours[method])
         axis.axvline(1, color="grey", linestyle=":")
         axis.set(
             xscale="log", xlabel="time / memory floor", title=f"{shape}", yticks=range(len(names)), yticklabels=names
@@ -129,9 +132,9 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_locator(ticker.NullLocator())
-    axes = np.atleast_1d(axes)
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    patches = [Patch(color=colour, label=method) for method, colour in colours.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle("Forward and backward pass, against what it must move")
     figure.savefig(out, dpi=120)
     plt.close(figure)

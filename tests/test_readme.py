@@ -48,6 +48,20 @@ def test_links_and_named_files_exist():
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_the_tables_of_results_are_what_was_measured():
+    table = re.findall(r"^\| `configs/(\w+)/(\w+)\.yaml`[^|]*\| (.*) \|$", README, re.M)
+    assert {task for task, *_ in table} == {"copy_first", "evidence", "psmnist"}
+    lengths = {"copy_first": ("200", "20000", "1000000"), "evidence": ("200", "2000")}
+    for task, name, shown in table:
+        runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / task).glob(f"{name}*.json"))]
+        if task == "psmnist":
+            accuracy = ", ".join(f"{run['test']['accuracy']:.4f}" for run in runs)
+            assert shown == f"{accuracy} | " + ", ".join(f"{run['seconds']['wall']:.0f} s" for run in runs)
+        else:
+            for value, length in zip(shown.split(" | "), lengths[task], strict=True):
+                assert value == f"{runs[0]['retention'][length]:.{len(value) - 2}f}"
+
+
 def measured(file, shape):
     rows = json.loads((ROOT / "results" / "benchmarks" / file).read_text())["rows"]
     return {(r["operator"], r["method"]): r for r in rows if r["shape"] == shape and r["pass"] == "backward"}
@@ -76,6 +90,16 @@ def test_the_tables_of_speed_are_what_was_measured():
         faster = tree["seconds"] / ours["seconds"]
         times = [milliseconds(ours, 2), f"{1 / ours['roofline']:.2f} x", milliseconds(tree, 2), f"{faster:.1f} x"]
         assert shown == [*times, mebibytes(ours), mebibytes(tree)]
+
+
+def test_the_table_of_training_is_what_was_measured():
+    rows = json.loads((ROOT / "results" / "benchmarks" / "train-gpu.json").read_text())["rows"]
+    rate = {(r["name"], r["dtype"]): f"{r['steps_per_second']:.0f}" for r in rows if r["part"] == "psmnist"}
+    table = re.findall(r"^\| (\w+), (\w+) \| (\d+) \| (\d+) \| (\d+) \|$", README, re.M)
+    assert 3 * len(table) == len(rate)
+    for cell, dtype, *shown in table:
+        methods = "mru auto", "associative_scan, autodiff", "no scan"
+        assert shown == [rate[f"{cell.lower()}, {method}", dtype] for method in methods]
 
 
 def test_retention_figure_command(tmp_path):
