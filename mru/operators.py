@@ -16,9 +16,11 @@ its backward pass need of it:
     cotangent(h, g)      the operator's cotangent, given the cotangent `g` of f(h)
     fold(h, where)       the same maps, constant at f(h) where `where` is true: how an initial state enters a scan
     constant()           the value of maps that are constant, as every prefix is once its initial state is folded in
+    reaches()            where f(h) depends on h at all
+    identity             the fields of the map that leaves every state as it is
 
 Two more hold what a cell has before its gates, so that these are computed where they are used, in both passes, and not
-stored. They lack the three methods of composition; instead `lower()` gives the same maps as one of the three:
+stored. They lack what composition needs; instead `lower()` gives the same maps as one of the three:
 
     Relay(candidate, threshold)   a `Latch`, or an `Affine` when it leaks
     Play(centre, radius)          a `Clamp`
@@ -27,7 +29,8 @@ stored. They lack the three methods of composition; instead `lower()` gives the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +48,8 @@ class Affine:
         a: Coefficient, (..., T, N), or (N,) where it is constant in time: it is then never materialised as (T, N).
         b: Offset, (..., T, N).
     """
+
+    identity: ClassVar[tuple[float, float]] = (1, 0)
 
     a: Array
     b: Array
@@ -78,6 +83,10 @@ class Affine:
         """The value of maps that are constant."""
         return self.b
 
+    def reaches(self) -> Array:
+        """Where f(h) depends on h."""
+        return self.a != 0
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +98,8 @@ class Latch:
             of `write * value + (1 - write) * h`. (..., T, N).
         value: What is written, (..., T, N).
     """
+
+    identity: ClassVar[tuple[float, float]] = (0, 0)
 
     write: Array
     value: Array
@@ -122,6 +133,10 @@ class Latch:
         """The value of maps that are constant."""
         return self.value
 
+    def reaches(self) -> Array:
+        """Where f(h) depends on h."""
+        return self.write == 0
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +149,8 @@ class Clamp:
         lo: Lower bound, (..., T, N).
         hi: Upper bound, (..., T, N), not below `lo`.
     """
+
+    identity: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     lo: Array
     hi: Array
@@ -162,6 +179,10 @@ class Clamp:
     def constant(self) -> Array:
         """The value of maps that are constant."""
         return self.lo
+
+    def reaches(self) -> Array:
+        """Where f(h) depends on h."""
+        return self.lo < self.hi
 
 
 @jax.tree_util.register_dataclass

@@ -199,6 +199,12 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
     assert "2,147,483,648" in caplog.text
     with pytest.raises(ValueError, match="method 'pallas' can not run this: they have no complex Latch"):
         scan(latch, method="pallas")
+    pallas = jax.make_jaxpr(lambda op: scan(op, method="pallas"))
+    with pytest.raises(ValueError, match="2,147,483,648"):
+        pallas(long)
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert kernel_calls(pallas(long).jaxpr)  # each device has half of it
 
 
 @pytest.mark.parametrize("name", ["affine", "constant complex a", "latch", "clamp", "relay leak 0.3", "play"])

@@ -86,6 +86,7 @@ def test_identity(kind, data):
     (f,), h = data.draw(operators(kind, 1))
     identity = IDENTITIES[kind]
     np.testing.assert_array_equal(identity.apply(h), h)
+    np.testing.assert_array_equal(type(f)(*map(jnp.asarray, f.identity)).apply(h), h)
     for composed in (f.compose(identity), identity.compose(f)):
         close(kind, composed.apply(h), plain(f, h))
 
@@ -104,6 +105,24 @@ def test_fold_makes_constant_maps(kind, data, where):
     else:
         for x, y in zip(jax.tree.leaves(folded), jax.tree.leaves(f), strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        (Affine(jnp.array([0, -0.0, 0.5]), jnp.arange(3.0)), [0, 0, 1]),
+        (Affine(jnp.array([0, 0.5, 0.5j]), jnp.arange(3.0) * 1j), [0, 1, 1]),
+        (Latch(jnp.array([True, False]), jnp.array([0.0, 7.0])), [0, 1]),
+        (Latch(jnp.array([1.0, 0.0]), jnp.array([0.0, 7.0])), [0, 1]),
+        (Clamp(jnp.array([0.0, 0.0, -jnp.inf]), jnp.array([0.0, 1.0, jnp.inf])), [0, 1, 1]),
+    ],
+    ids=["affine", "complex", "latch", "latch float", "clamp"],
+)
+def test_reaches_where_the_state_matters(op, expected):
+    np.testing.assert_array_equal(op.reaches(), np.array(expected, bool))
+    low, high = op.apply(jnp.zeros_like(op.constant())), op.apply(jnp.ones_like(op.constant()))
+    np.testing.assert_array_equal(low != high, np.array(expected, bool))
+    np.testing.assert_array_equal(low[~op.reaches()], op.constant()[~op.reaches()])
 
 
 def smooth(op, h):

@@ -101,8 +101,6 @@ def scan(
     if method not in _METHODS:
         raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}")
     op, dtype = _canonical(op)
-    if method == "pallas" and (reason := kernels.obstacle(op)):
-        raise ValueError(f"method 'pallas' can not run this: {reason}; method 'auto' would take another")
     *batch, time, channels = max((x.shape for x in jax.tree.leaves(op)), key=len)
 
     def state(x, name):
@@ -234,6 +232,8 @@ def _varied(method, reverse, axis, op, h0, reset_state, reset):
     JAX tracks in the types what differs between devices, and a loop must not change the type of what it carries. The
     values of `like` are selected by a mask that is constantly false.
     """
+    if method == "pallas" and (reason := kernels.obstacle(op)):  # asked here, of what one device holds
+        raise ValueError(f"method 'pallas' can not run this: {reason}; method 'auto' would take another")
     if jax.sharding.get_abstract_mesh().manual_axes:
         like = max(jax.tree.leaves(op), key=jnp.ndim)[..., 0, :]
 

@@ -73,6 +73,9 @@ class _Complex:
             self.real * other.real - self.imag * other.imag, self.real * other.imag + self.imag * other.real
         )
 
+    def __ne__(self, zero):
+        return (self.real != zero) | (self.imag != zero)
+
     @property
     def ndim(self):
         return self.real.ndim
@@ -111,23 +114,15 @@ def _rows(tree):
     return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tree)
 
 
-def _reaches(maps):
-    """Where what comes before a map still reaches through it."""
-    if isinstance(maps, Affine):
-        return (maps.a.real != 0) | (maps.a.imag != 0) if isinstance(maps.a, _Complex) else maps.a != 0
-    return maps.write == 0 if isinstance(maps, Latch) else maps.lo < maps.hi
-
-
 def _identity(maps, lanes):
     """Rows of maps of this kind, abstract, that leave the state as it is."""
-    first = {Affine: (1, 0), Latch: (0, 0)}.get(type(maps), (-math.inf, math.inf))
 
     def fill(like, value):
         if isinstance(like, _Complex):
             return _Complex(fill(like.real, value), fill(like.imag, 0))
         return jnp.full(lanes, value, like.dtype)
 
-    return type(maps)(*map(fill, vars(maps).values(), first))
+    return type(maps)(*map(fill, vars(maps).values(), maps.identity))
 
 
 def states(
@@ -291,12 +286,12 @@ def _starts(
 
     def compose(later, now, fixed):
         # Selected, not multiplied by zero: a non-finite value before a reset must not reach past it.
-        return _select(_reaches(later), later.compose(build(now, fixed)), later), ()
+        return _select(later.reaches(), later.compose(build(now, fixed)), later), ()
 
     def follow(state, maps, _):
-        return _select(_reaches(maps), maps.apply(state), maps.constant()), state
+        return _select(maps.reaches(), maps.apply(state), maps.constant()), state
 
-    maps, _ = _walk(compose, moving, fixed, identity, (), reverse, layout, shifted=shifted, reaches=_reaches)
+    maps, _ = _walk(compose, moving, fixed, identity, (), reverse, layout, shifted=shifted, until_constant=True)
     like = jax.tree.leaves(maps)[0]
     outs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(like.shape, x.dtype), start)
     _, starts = _walk(follow, maps, None, firsts, outs, False, _Layout(32, 256))
@@ -313,7 +308,7 @@ def _walk(
     layout: _Layout,
     *,
     shifted: tuple[Any, Any] | None = None,
-    reaches: Callable[[Any], Array] | None = None,
+    until_constant: bool = False,
 ) -> tuple[Any, Any]:
     """Go through the steps of every chunk: the carries after them, (B, C, N), and what each step results in, (B, T, N).
 
@@ -327,8 +322,8 @@ def _walk(
         layout: With C chunks.
         shifted: Trees x (B, T, N) and last (B, N): `now` is then a pair, of the rows of `moving` and that of `x` one
             step further on, which at the end is `last`.
-        reaches: If given, go through each chunk from its end to its start, and no further than to where this holds of
-            the carry for no channel.
+        until_constant: The carry is maps: go through each chunk from its end to its start, and no further than to where
+            they are constant for all channels.
     """
     batch, time, channels = max(
         (x.shape for x in jax.tree.leaves((moving, shifted)) if x.ndim == 3), key=lambda s: s[-1]
@@ -388,7 +383,7 @@ def _walk(
 
         def tile(i, carry):
             numbers = [i * unroll + u for u in range(unroll)]
-            if reaches is not None:
+            if until_constant:
                 numbers.reverse()
             # All are read before the first is used: this is what keeps many loads under way.
             for number, now in list(zip(numbers, map(read, numbers))):
@@ -402,14 +397,14 @@ def _walk(
             return carry
 
         rows = carry(lanes) if callable(carry) else jax.tree.map(lambda ref: load(ref, b, chunk), given)
-        if reaches is None:
-            rows = jax.lax.fori_loop(edge(chunk), edge(chunk + 1), tile, rows)
-        else:
+        if until_constant:
             _, rows = jax.lax.while_loop(
-                lambda state: (state[0] >= edge(chunk)) & (jnp.max(reaches(state[1]).astype(jnp.int32)) > 0),
+                lambda state: (state[0] >= edge(chunk)) & (jnp.max(state[1].reaches().astype(jnp.int32)) > 0),
                 lambda state: (state[0] - 1, tile(*state)),
                 (edge(chunk + 1) - 1, rows),
             )
+        else:
+            rows = jax.lax.fori_loop(edge(chunk), edge(chunk + 1), tile, rows)
         for ref, value in zip(jax.tree.leaves(carry_out), jax.tree.leaves(rows), strict=True):
             triton.store(ref.at[b, chunk, columns], value, mask=inside)
 
