@@ -40,7 +40,7 @@ FLOORS = {
     "constant a": (2, 3),
     "latch": (2.25, 2.25),
     "clamp": (3, 6),
-    "relay (BMRU)": (3.25, 5.25),
+    "relay (BMRU)": (3, 5.5),  # the code, written and read where there is a backward pass
     "relay, leak 0": (3, 6),
     "counter (CMRU)": (3, 5),
     "play (PMRU)": (3, 6),

@@ -121,7 +121,7 @@ class Latch:
 
     def cotangent(self, h: Array, g: Array) -> Latch:
         """The cotangent of (write, value), given the states before each step and the cotangent of those after it."""
-        write: Any = None if self.write.dtype == bool else (g * (self.value - h)).astype(self.write.dtype)
+        write: Any = None if self.write.dtype == bool else (g * (self.value - h)).real.astype(self.write.dtype)
         return Latch(write, jnp.where(self.write != 0, g, 0))
 
     def fold(self, h: Array, where: Array) -> Latch:
@@ -182,7 +182,7 @@ class Clamp:
 
     def reaches(self) -> Array:
         """Where f(h) depends on h."""
-        return self.lo < self.hi
+        return ~(self.lo >= self.hi)  # a NaN is passed on, as `apply` does
 
 
 @jax.tree_util.register_dataclass

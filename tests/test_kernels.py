@@ -141,6 +141,41 @@ def test_bfloat16_is_accumulated_in_float32(name):
     np.testing.assert_allclose(h, oracle(CASES[name], rounded, h0), rtol=1e-5, atol=1e-5)
 
 
+def test_a_nan_bound_is_passed_on_through_all_chunks():
+    hi = jnp.ones((128, 1)).at[10].set(jnp.nan)
+    h = jit_scan(Clamp(jnp.zeros((128, 1)), hi), method="pallas")
+    np.testing.assert_array_equal(jnp.isnan(h[:, 0]), np.arange(128) >= 10)
+
+
+@pytest.mark.parametrize("time", [2**25, 2**31 - 1])
+def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
+    chunks = 2112
+    firsts = jax.jit(lambda chunk: kernels._first_grain(chunk, chunks, time))(jnp.arange(chunks + 1, dtype=jnp.int32))
+    np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
+
+
+@pytest.mark.parametrize("kind", [lambda x: Latch(x != 0, x), lambda x: Clamp(x, x)], ids=["latch", "clamp"])
+def test_lanes_without_a_channel_do_not_keep_a_chunk_going(kind, monkeypatch):
+    """What is written in every step ends the first pass over a chunk at its first tile, for any number of channels."""
+    asked = []
+    operator = type(kind(jnp.ones(1)))
+    reaches = operator.reaches
+
+    def counted(maps):
+        jax.debug.callback(lambda: asked.append(1))
+        return reaches(maps)
+
+    monkeypatch.setattr(operator, "reaches", counted)
+    counts = []
+    for channels in (32, 31):
+        asked.clear()
+        x = jnp.ones((1, 256, channels))
+        jax.block_until_ready(jax.jit(lambda op: scan(op, method="pallas"))(kind(x)))
+        jax.effects_barrier()
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
+
+
 def test_vmap():
     fields, h0, *_ = draw("affine", 3, 9, 2)
     mapped = jax.jit(jax.vmap(lambda f, h: scan(Affine(**f), h, method="pallas")))(fields, h0)

@@ -536,3 +536,65 @@ def test_errors_name_the_expected_and_the_given(op, kwargs, expected, given):
     with pytest.raises(ValueError, match=re.escape(expected)) as caught:
         scan(op, **kwargs)
     assert given in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
+def test_a_real_field_beside_a_complex_one(method):
+    a, b = jnp.full((5, 2), 0.5), jnp.arange(10.0).reshape(5, 2) + 1j
+    for real in (lambda a: (a, b), lambda a: (a[0], b), lambda a: (a + 0.5j, b.real)):
+        h, pullback = jax.vjp(lambda a: scan(Affine(*real(a)), method=method), a)  # noqa: B023
+        values = [np.broadcast_to(x, (5, 2)).astype(complex) for x in real(np.asarray(a))]
+        expected = loop(lambda t, h: values[0][t] * h + values[1][t], 5, np.zeros(2, complex))  # noqa: B023
+        np.testing.assert_allclose(h, expected, rtol=1e-6)
+        (bar,) = pullback(jnp.ones_like(h))
+        assert bar.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
+def test_the_cotangent_of_a_constant_in_half_precision(method):
+    x = jnp.ones((12, 3))
+    bar = jax.jit(jax.grad(lambda a: scan(Affine(a.astype(jnp.bfloat16) * 2, x), method=method).sum()))
+    np.testing.assert_allclose(
+        bar(jnp.full(3, 0.25)), 2 * sum(t * (12 - t) * 0.5 ** (t - 1) for t in range(1, 12)), rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
+def test_nothing_to_scan(method):
+    for shape in ((0, 5, 3), (2, 5, 0)):
+        h, pullback = jax.vjp(lambda op: scan(op, method=method), Affine(jnp.ones(shape), jnp.ones(shape)))
+        assert h.shape == shape
+        assert pullback(h)[0].a.shape == shape
+
+
+def test_wrong_kinds_of_numbers_are_refused():
+    x = jnp.ones((4, 2))
+    for name in ("h0", "reset_state"):
+        with pytest.raises(ValueError, match=f"{name} must be real, as the fields are, got complex64"):
+            scan(Affine(x, x), **{name: jnp.ones(2) + 1j})
+    with pytest.raises(ValueError, match="fields of Affine must be arrays, got None as a"):
+        scan(Affine(None, x))
+
+
+@pytest.mark.parametrize("bad", [("a", 1), ("b", 1), ("a", 3), ("b", 3)])
+def test_second_derivatives_do_not_reach_past_a_reset(bad):
+    """A NaN in one sequence changes nothing of the other."""
+    field, step = bad
+    inside = slice(2) if step > 1 else slice(2, None)
+
+    def loss(scale, value):
+        fields = {"a": jnp.full((4, 1), 0.5), "b": jnp.ones((4, 1))}
+        fields[field] = fields[field].at[step].set(value)
+        fields["a"] = fields["a"].at[inside].multiply(scale)
+        reset = jnp.array([False, False, True, False])
+        return (scan(Affine(**fields), jnp.ones(1), reset=reset)[inside] ** 2).sum()
+
+    second = jax.jit(jax.grad(jax.grad(loss)))
+    # h = 1.5, 1.75 where s = 1: h_1 = s / 2 + 1, h_2 = s h_1 / 2 + 1, so that h_1' = h_2'' = 1 / 2 and h_2' = 1.
+    assert second(1.0, jnp.nan) == pytest.approx(2 * 0.25 + 2 * 1 + 2 * 1.75 * 0.5)
+
+
+def test_python_scalars_widen_nothing():
+    with jax.enable_x64(True):
+        x = jnp.ones((4, 2), jnp.float32)
+        assert scan(Affine(0.9, x)).dtype == scan(Relay(x, 0.5)).dtype == jnp.float32

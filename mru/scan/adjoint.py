@@ -12,8 +12,9 @@ from mru.operators import Operator, Relay
 
 
 def widen(op: Operator, dtype: Any) -> Operator:
-    """The operator with its floating-point fields in `dtype`."""
-    return jax.tree.map(lambda x: x if x.dtype == bool else x.astype(dtype), op)
+    """The operator with its floating-point fields in `dtype`, those that are real in its real part's."""
+    real = jnp.finfo(dtype).dtype
+    return jax.tree.map(lambda x: x if x.dtype == bool else x.astype(dtype if jnp.iscomplexobj(x) else real), op)
 
 
 def time_of(op: Operator) -> int:
@@ -43,7 +44,11 @@ def is_coded(op: Operator) -> bool:
 def encoded(h: Array, h0: Array, reset_state: Array | None) -> Array:
     """The states of a relay that never leaks, as int8: what was written (-1 or 1), 0 for `h0`, 2 for `reset_state`."""
     h0, reset_state = _for_steps_of(h, h0, reset_state)
-    start = jnp.zeros_like(h) if reset_state is None else jnp.where(h == h0, 0, 2).astype(h.dtype)
+    if reset_state is None:
+        start = jnp.zeros_like(h)
+    else:
+        # A NaN is never equal to itself; of two that are alike the first is meant.
+        start = jnp.where((h == h0) | (jnp.isnan(h) & jnp.isnan(h0)), 0, 2).astype(h.dtype)
     return jnp.where(jnp.abs(h) == 1, h, start).astype(jnp.int8)
 
 

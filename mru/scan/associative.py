@@ -80,11 +80,12 @@ def composed(
 def _join(earlier, later):
     """Two maps as one, each with its flag: true if nothing before the map may reach past it."""
     (f, cut_f), (g, cut_g) = earlier, later
-    joined = g.compose(f)
     if cut_g is None:
-        return joined, None
-    # Select, never multiply by zero: a non-finite value before the cut must not reach past it.
-    return jax.tree.map(lambda x, y: y if x.ndim == 1 else jnp.where(cut_g, x, y), g, joined), cut_f | cut_g
+        return g.compose(f), None
+    # Select, never multiply by zero: a non-finite value before the cut must not reach past it; before the composition
+    # too, whose derivative would multiply by it.
+    f = jax.tree.map(lambda x: x if x.ndim == 1 else jnp.where(cut_g, jnp.zeros((), x.dtype), x), f)
+    return jax.tree.map(lambda x, y: y if x.ndim == 1 else jnp.where(cut_g, x, y), g, g.compose(f)), cut_f | cut_g
 
 
 def _prefixes(op: Affine | Latch | Clamp, cut: Array | None, reverse: bool) -> Array:
@@ -110,13 +111,12 @@ def _constant_coefficient(op: Affine, cut: Array | None, reverse: bool) -> Array
         if flags is None:
             pairs, pair_flags = later + a * earlier, None
         else:
-            pairs = jnp.where(flags[..., 1::2, :], later, later + a * earlier)
+            pairs = later + a * jnp.where(flags[..., 1::2, :], 0, earlier)
             pair_flags = flags[..., :-1:2, :] | flags[..., 1::2, :]
         odd = level(a * a, pairs, pair_flags)
         rest = b[..., 2::2, :]
-        even = rest + a * odd[..., : rest.shape[-2], :]
-        if flags is not None:
-            even = jnp.where(flags[..., 2::2, :], rest, even)
+        before = odd[..., : rest.shape[-2], :]
+        even = rest + a * (before if flags is None else jnp.where(flags[..., 2::2, :], 0, before))
         even = jnp.concatenate([b[..., :1, :], even], -2)
         half = odd.shape[-2]
         woven = jnp.stack([even[..., :half, :], odd], -2).reshape(*b.shape[:-2], 2 * half, b.shape[-1])

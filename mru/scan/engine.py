@@ -69,9 +69,9 @@ def scan(
 ) -> Array:
     """Every state of h_t = f_t(h_{t-1}), for a batch of independent channels.
 
-    Differentiable in `op`, `h0` and `reset_state`, to any order, by a custom VJP: the adjoint of every operator is one
-    affine scan in the other direction, and only the states are stored for it; those of a `Relay` without a leak as
-    int8, so that its second derivatives do not go through them.
+    Differentiable in `op`, `h0` and `reset_state`, in reverse mode and to any order, by a custom VJP: the adjoint of
+    every operator is one affine scan in the other direction, and only the states are stored for it; those of a `Relay`
+    without a leak as int8, so that its second derivatives do not go through them.
 
     `method="auto"` picks by platform, at lowering: "sequential" on CPU, "pallas" (one kernel) on NVIDIA GPUs and
     "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu.json. Where the
@@ -107,6 +107,8 @@ def scan(
         x = jnp.asarray(x)
         if x.ndim < 1 or x.shape[-1] != channels:
             raise ValueError(f"{name} must have shape {(*batch, channels)}, got {x.shape}")
+        if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(f"{name} must be real, as the fields are, got {x.dtype}")
         try:
             return jnp.broadcast_to(x, (*batch, channels)).astype(dtype)
         except ValueError:
@@ -124,6 +126,8 @@ def scan(
             reset = jnp.broadcast_to(reset, (*batch, time))
         except ValueError:
             raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}") from None
+    if h0.size == 0:
+        return jnp.zeros((*batch, time, channels), dtype)
     return _place(method, reverse, *_aligned(op, h0, reset_state, reset))
 
 
@@ -131,6 +135,8 @@ def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
     """The operator with leaves of one shape (but those constant in time), and the dtype of its states."""
     if not isinstance(op, Operator):
         raise ValueError(f"op must be an Affine, Latch, Clamp, Relay or Play, got {type(op).__name__}")
+    if missing := [name for name, x in vars(op).items() if x is None and name != "leak"]:
+        raise ValueError(f"fields of {type(op).__name__} must be arrays, got None as {', '.join(missing)}")
     fields = {name: jnp.asarray(x) for name, x in vars(op).items() if x is not None}
     scalars = {"leak", "width"} & fields.keys() if isinstance(op, Relay) else set()
     shapes = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in fields.items() if name not in scalars)
@@ -144,10 +150,8 @@ def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
         raise ValueError(f"fields of {type(op).__name__} must broadcast to (..., T, N), got {shapes}") from None
     if len(shape) < 2 or shape[-2] < 1:
         raise ValueError(f"fields of {type(op).__name__} must have shape (..., T, N) with T >= 1, got {shapes}")
-    floats = [
-        x.dtype for name, x in fields.items() if name not in scalars and not (name == "write" and x.dtype == bool)
-    ]
-    if not all(jnp.issubdtype(d, jnp.inexact) for d in floats):
+    floats = [x for name, x in fields.items() if name not in scalars and not (name == "write" and x.dtype == bool)]
+    if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in floats):
         raise ValueError(f"fields of {type(op).__name__} must be floating point, got {shapes}")
     dtype = jnp.result_type(*floats, jnp.float32)
     if not isinstance(op, Affine | Latch) and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -156,6 +160,8 @@ def _canonical(op: Any) -> tuple[Any, jnp.dtype]:
         if name in scalars:
             fields[name] = x.astype(dtype)
         else:
+            if isinstance(op, Affine) and jnp.issubdtype(dtype, jnp.complexfloating):
+                x = x.astype(dtype)  # a real field beside a complex one
             fields[name] = jnp.broadcast_to(x, shape[-1:] if name in constant else shape)
     return type(op)(**fields), dtype
 

@@ -221,7 +221,7 @@ def pullback(
     (through, to_reset, sums), results = _walk(step, moving, fixed, carry, outs, not reverse, layout, shifted=shifted)
     through, to_reset, sums, results = _join((through, to_reset, sums, results))
     found = {name: x.reshape(kinds[name].shape) for name, x in results.items()}
-    found |= {name: x.sum((0, 1)) for name, x in sums.items()}
+    found |= {name: x.sum((0, 1)).astype(kinds[name].dtype) for name, x in sums.items()}
     op_bar = type(op)(**{name: found.get(name) for name in vars(op)})
     return op_bar, through[:, -1].reshape(shape), None if to_reset is None else to_reset.sum(1).reshape(shape)
 
@@ -253,6 +253,12 @@ def _layout(start, time, op):
         return _Layout(32 if programs(64) < _ENOUGH else 64, 192)
     lanes = 32 if channels <= 32 else 64
     return _Layout(lanes, 64, max(1, min(_PROGRAMS // programs(lanes), time // _GRAIN)))
+
+
+def _first_grain(chunk, chunks, time):
+    """The first grain of a chunk, `chunk * grains // chunks`: chunks differ by one grain, so that none is padded."""
+    each, rest = divmod(pl.cdiv(time, _GRAIN), chunks)  # the product itself may exceed 32 bits
+    return chunk * each + chunk * rest // chunks
 
 
 def _starts(
@@ -378,8 +384,8 @@ def _walk(
             return now, _select(number >= time - 1, last, ahead)
 
         def edge(chunk):
-            """The tile that a chunk begins with. Chunks differ by a grain, so that none is padded."""
-            return jnp.minimum(chunk * pl.cdiv(time, _GRAIN) // chunks * grain, tiles) if chunks > 1 else chunk * tiles
+            """The tile that a chunk begins with."""
+            return jnp.minimum(_first_grain(chunk, chunks, time) * grain, tiles) if chunks > 1 else chunk * tiles
 
         def tile(i, carry):
             numbers = [i * unroll + u for u in range(unroll)]
@@ -398,8 +404,13 @@ def _walk(
 
         rows = carry(lanes) if callable(carry) else jax.tree.map(lambda ref: load(ref, b, chunk), given)
         if until_constant:
+
+            def reaches(maps):
+                where = maps.reaches() if inside is None else maps.reaches() & inside
+                return jnp.max(where.astype(jnp.int32)) > 0
+
             _, rows = jax.lax.while_loop(
-                lambda state: (state[0] >= edge(chunk)) & (jnp.max(state[1].reaches().astype(jnp.int32)) > 0),
+                lambda state: (state[0] >= edge(chunk)) & reaches(state[1]),
                 lambda state: (state[0] - 1, tile(*state)),
                 (edge(chunk + 1) - 1, rows),
             )
