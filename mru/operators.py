@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,31 @@ from jax import Array
 
 from mru.surrogate import sign, slope, step
 
+_Class = TypeVar("_Class")
 
-@jax.tree_util.register_dataclass
+
+def pytree(cls: type[_Class]) -> type[_Class]:
+    """Register a dataclass as a pytree whose structure is equal to that of no other class.
+
+    With `jax.tree_util.register_dataclass` all classes of as many fields have equal structures (JAX 0.10 to 0.12), if
+    with other hashes: now and then `jit` finds the program of an `Affine` for a `Latch`.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    keys = [jax.tree_util.GetAttrKey(name) for name in names]
+
+    def values(x):
+        return tuple(getattr(x, name) for name in names)
+
+    jax.tree_util.register_pytree_with_keys(
+        cls,
+        lambda x: (tuple(zip(keys, values(x), strict=True)), None),
+        lambda _, values: cls(*values),
+        lambda x: (values(x), None),
+    )
+    return cls
+
+
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Affine:
     """`h -> a * h + b`, real or complex.
@@ -88,7 +111,7 @@ class Affine:
         return self.a != 0
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Latch:
     """`h -> value if write else h`: set, reset and hold, exactly.
@@ -138,7 +161,7 @@ class Latch:
         return self.write == 0
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Clamp:
     """`h -> min(max(h, lo), hi)`: the play (backlash) operator, whose equilibria are the whole band [lo, hi].
@@ -185,7 +208,7 @@ class Clamp:
         return ~(self.lo >= self.hi)  # a NaN is passed on, as `apply` does
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Relay:
     """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= |threshold|, else hold.
@@ -248,7 +271,7 @@ class Relay:
         return Relay(candidate, threshold, None, None)  # type: ignore[arg-type]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Play:
     """The play operator of the PMRU, before its gate: h -> clip(h, c - r, c + r) with r = softplus(radius).

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mru import Affine, Clamp, Latch, Relay
+from mru import Affine, Clamp, Latch, Play, Relay
 
 KINDS = ["affine", "complex", "latch", "latch float", "clamp"]
 # Few distinct values, so that ties, equal bounds and zeros are drawn often.
@@ -197,6 +197,16 @@ def test_relay_width_reaches_both_surrogates():
     slope = jax.jacobian(both)(jnp.full((1, 1), -0.2)).ravel()
     surrogate = [2 / (1 + (np.pi * 2 * u) ** 2) for u in (-0.3, -0.2)]
     np.testing.assert_allclose(slope, [-surrogate[0], 2 * surrogate[1]], rtol=1e-5)
+
+
+def test_no_two_operators_have_equal_structures():
+    """Or `jit` may take the program of one for the other."""
+    x = jnp.ones((1, 1))
+    ops = [kind(x, x) for kind in (Affine, Latch, Clamp, Play)] + [Relay(x, x, 0.0, 1.0), Relay(x, x)]
+    structures = [jax.tree.structure(op) for op in ops]
+    assert [[a == b for a in structures] for b in structures] == np.eye(len(ops), dtype=bool).tolist()
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(ops[0])[0]]
+    assert paths == [".a", ".b"]
 
 
 @pytest.mark.parametrize("op", [*IDENTITIES.values(), Relay(jnp.ones((1, 1)), jnp.ones((1, 1)))], ids=str)

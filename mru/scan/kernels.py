@@ -26,7 +26,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mru.operators import Affine, Latch, Operator, lowered
+from mru.operators import Affine, Latch, Operator, lowered, pytree
 from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 from mru.scan.associative import composed
 
@@ -57,7 +57,7 @@ def on_cuda() -> bool:
         return False
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _Complex:
     """Complex numbers as two reals, with what the methods of `Affine` do to them."""
