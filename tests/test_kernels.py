@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_scan import CASES, equations, every_case, oracle, split, state_like
 
-from mru import Affine, Clamp, Latch, Relay, scan
+from mru import Affine, Clamp, Latch, Play, Relay, scan
 from mru.scan import engine, kernels
 
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
@@ -154,23 +154,26 @@ def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
     np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
 
 
-@pytest.mark.parametrize("kind", [lambda x: Latch(x != 0, x), lambda x: Clamp(x, x)], ids=["latch", "clamp"])
-def test_lanes_without_a_channel_do_not_keep_a_chunk_going(kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("op", "lowered"),
+    [(lambda x: Latch(x != 0, x), Latch), (lambda x: Play(x, -1e9 * x), Clamp)],
+    ids=["latch", "play"],
+)
+def test_lanes_without_a_channel_do_not_keep_a_chunk_going(op, lowered, monkeypatch):
     """What is written in every step ends the first pass over a chunk at its first tile, for any number of channels."""
     asked = []
-    operator = type(kind(jnp.ones(1)))
-    reaches = operator.reaches
+    reaches = lowered.reaches
 
     def counted(maps):
         jax.debug.callback(lambda: asked.append(1))
         return reaches(maps)
 
-    monkeypatch.setattr(operator, "reaches", counted)
+    monkeypatch.setattr(lowered, "reaches", counted)
     counts = []
     for channels in (32, 31):
         asked.clear()
         x = jnp.ones((1, 256, channels))
-        jax.block_until_ready(jax.jit(lambda op: scan(op, method="pallas"))(kind(x)))
+        jax.block_until_ready(jax.jit(lambda op: scan(op, method="pallas"))(op(x)))
         jax.effects_barrier()
         counts.append(len(asked))
     assert counts[0] == counts[1] > 0

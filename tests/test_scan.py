@@ -550,6 +550,26 @@ def test_a_real_field_beside_a_complex_one(method):
         assert bar.dtype == jnp.float32
 
 
+@pytest.mark.filterwarnings("error")  # JAX warns where it drops an imaginary part by itself
+@pytest.mark.parametrize("method", ["sequential", "associative"])
+def test_a_real_gate_of_complex_values(method):
+    write, value = jnp.array([[1.0], [0.0], [1.0]]), jnp.array([[1 + 2j], [3 - 1j], [-2 + 1j]])
+    h, pullback = jax.vjp(lambda write: scan(Latch(write, value), method=method), write)
+    np.testing.assert_array_equal(h[:, 0], [1 + 2j, 1 + 2j, -2 + 1j])
+    (bar,) = pullback(jnp.full((3, 1), 1 - 1j))
+    # g = 2 - 2j, 1 - 1j, 1 - 1j, that of the first step with what the second passes on; Re(g (value - h)).
+    np.testing.assert_allclose(bar[:, 0], [6, -1, -4])
+
+
+@pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
+@pytest.mark.parametrize("leak", [None, 0.0])
+def test_a_nan_state_held_by_a_relay_makes_the_gradient_nan(method, leak):
+    c, beta, reset = jnp.full((4, 1), 0.1), jnp.ones((4, 1)), jnp.array([False, False, True, False])
+    start = {"h0": jnp.full(1, jnp.nan), "reset": reset, "reset_state": jnp.ones(1)}
+    bar = jax.jit(jax.grad(lambda c: scan(Relay(c, beta, leak), method=method, **start).sum()))(c)
+    np.testing.assert_array_equal(jnp.isnan(bar[:, 0]), [True, True, False, False])
+
+
 @pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
 def test_the_cotangent_of_a_constant_in_half_precision(method):
     x = jnp.ones((12, 3))
