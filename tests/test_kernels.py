@@ -15,6 +15,14 @@ from mru.scan import engine, kernels
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
 
 
+@pytest.fixture
+def retraced():
+    """Nothing that was traced before what a test replaces, and nothing after it that holds the replacement."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 def draw(name, batch, time, channels, resets=0.05, seed=0):
     """Fields, initial state, reset state, cotangent of the states, and resets."""
     case, rng = CASES[name], np.random.default_rng(seed)
@@ -62,6 +70,7 @@ def test_a_single_walk_matches_the_loop(name):
     compare(name, [*arguments, None], reverse=False)
 
 
+@pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("enough", [1, 4])
 def test_layouts_without_chunks_match_the_loop(enough, monkeypatch):
     monkeypatch.setattr(kernels, "_ENOUGH", enough)
@@ -154,6 +163,7 @@ def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
     np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
 
 
+@pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize(
     ("op", "lowered"),
     [(lambda x: Latch(x != 0, x), Latch), (lambda x: Play(x, -1e9 * x), Clamp)],
@@ -208,6 +218,18 @@ def sizes(equations):
     return [v.aval.size for equation in equations for v in equation.outvars]
 
 
+def test_any_batch_fits_the_grid():
+    """CUDA takes no more than 65,535 programs along any axis of a grid but the first."""
+    many = jax.tree.map(lambda _: jax.ShapeDtypeStruct((70_000, 64, 96), jnp.float32), Affine(0, 0))
+    long = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1, 2**25, 1), jnp.float32), Affine(0, 0))
+    for op in (many, long):
+        calls = kernel_calls(jax.make_jaxpr(functools.partial(scan, method="pallas"))(op).jaxpr)
+        for call in calls:
+            first, *rest = call.params["grid_mapping"].grid
+            assert first < 2**31
+            assert max(rest) < 2**16
+
+
 def test_gates_are_computed_in_the_kernel_and_not_stored():
     shape = (2, 256, 64)
     op, h = Relay(jnp.ones(shape), jnp.ones(shape), 0.5), jnp.ones(shape)
@@ -221,10 +243,12 @@ def test_gates_are_computed_in_the_kernel_and_not_stored():
     assert sizes(kernel_calls(backward.jaxpr)).count(h.size) == 2  # the cotangents of candidate and threshold
 
 
+@pytest.mark.usefixtures("retraced")
 def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog):
     shape = (2, 64, 3)
     assert not kernel_calls(jax.make_jaxpr(scan)(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr) or kernels.on_cuda()
     monkeypatch.setattr(kernels, "on_cuda", lambda: True)
+    jax.clear_caches()
     engine._fall_back.cache_clear()
     assert kernel_calls(jax.make_jaxpr(lambda op: scan(op))(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr)
     caplog.set_level(logging.WARNING, "mru.scan.engine")
@@ -245,6 +269,7 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
         assert kernel_calls(pallas(long).jaxpr)  # each device has half of it
 
 
+@pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("name", ["affine", "constant complex a", "latch", "clamp", "relay leak 0.3", "play"])
 def test_lowers_for_nvidia_gpus(name, monkeypatch):
     fields, h0, start, weight, reset = draw(name, 2, 70, 33)

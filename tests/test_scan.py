@@ -498,6 +498,23 @@ def test_vmap_and_jit():
         np.testing.assert_allclose(mapped, oracle(case, fields, h0, reset), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["affine", "clamp"])
+def test_outside_of_jit_nothing_is_compiled_twice(name, caplog):
+    """For notebooks: the first call of a kind compiles its loops, and later ones find them."""
+    fields = CASES[name].draw(np.random.default_rng(0), (1, 37, 5))
+    fields = {k: jnp.asarray(v) for k, v in fields.items()}
+
+    def both():
+        h, pullback = jax.vjp(lambda fields: scan(CASES[name].build(fields)), fields)
+        jax.block_until_ready(pullback(h))
+
+    for compiles in (True, False):
+        caplog.clear()
+        with jax.log_compiles():
+            both()
+        assert any("Finished XLA compilation" in message for message in caplog.messages) == compiles
+
+
 def test_leak_and_width_may_be_traced():
     case, fields = CASES["relay leak 0.3"], CASES["relay leak 0.3"].draw(np.random.default_rng(0), (6, 2))
     run = jax.jit(lambda leak, width: scan(Relay(**fields, leak=leak, width=width)))

@@ -249,7 +249,7 @@ def _varied(method, reverse, axis, op, h0, reset_state, reset):
 
         op = jax.tree.map(lambda x: vary(x) if x.ndim == 1 else x, op)
         h0, reset_state = jax.tree.map(vary, (h0, reset_state))
-    return _scan(method, reverse, axis, False, op, h0, reset_state, reset)[0]
+    return _compiled(method, reverse, axis, False, op, h0, reset_state, reset)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -283,7 +283,7 @@ def _scan_backward(method, reverse, axis, keep, residuals, cotangent):
         states = decoded(h, h0, reset_state)
         later = sharded.first_cotangent(composed, op, h0, reset, reset_state, reverse, states, g, axis)
         g = g.at[..., last, :].add(later)
-    op_bar, h0_bar, reset_bar = _pullback(method, reverse, op, h0, reset_state, reset, h, g)
+    op_bar, h0_bar, reset_bar = _compiled_pullback(method, reverse, op, h0, reset_state, reset, h, g)
     if axis is not None:
         # Only the first device starts from h0; the others passed theirs on above.
         index, size = jax.lax.axis_index(axis), jax.lax.axis_size(axis)
@@ -292,6 +292,8 @@ def _scan_backward(method, reverse, axis, keep, residuals, cotangent):
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
+# Outside of any `jit`, a loop would be compiled again in every call.
+_compiled = jax.jit(_scan, static_argnums=(0, 1, 2, 3), inline=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -317,3 +319,4 @@ def _pullback_backward(method, reverse, args, g):
 
 
 _pullback.defvjp(_pullback_forward, _pullback_backward)
+_compiled_pullback = jax.jit(_pullback, static_argnums=(0, 1), inline=True)

@@ -33,7 +33,7 @@ from mru.scan.associative import composed
 __all__ = ["composed", "obstacle", "on_cuda", "pullback", "states"]
 
 # Measured on an H200, like the numbers in `_layout`: ...
-_PROGRAMS = 132 * 16  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
+_PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
 _ENOUGH = 512  # ... and with these a single walk is faster than chunks, of which all is read twice.
 _GRAIN = 32  # Steps; chunks consist of whole grains.
 
@@ -252,7 +252,7 @@ def _layout(start, time, op):
     if programs(32) >= (_ENOUGH if isinstance(op, Affine) else 4 * _ENOUGH):
         return _Layout(32 if programs(64) < _ENOUGH else 64, 192)
     lanes = 32 if channels <= 32 else 64
-    return _Layout(lanes, 64, max(1, min(_PROGRAMS // programs(lanes), time // _GRAIN)))
+    return _Layout(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _GRAIN)))
 
 
 def _first_grain(chunk, chunks, time):
@@ -334,7 +334,7 @@ def _walk(
     batch, time, channels = max(
         (x.shape for x in jax.tree.leaves((moving, shifted)) if x.ndim == 3), key=lambda s: s[-1]
     )
-    lanes, chunks = layout.lanes, layout.chunks
+    lanes, chunks, blocks = layout.lanes, layout.chunks, pl.cdiv(channels, layout.lanes)
     made = jax.eval_shape(lambda: carry(lanes)) if callable(carry) else carry
     carries = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, chunks, channels), x.dtype), made)
     bytes_ = sum(
@@ -356,8 +356,9 @@ def _walk(
     def kernel(*refs):
         moving, fixed, given, shifted = tree.unflatten(refs[: len(inputs)])
         carry_out, outs = results_tree.unflatten(refs[len(inputs) :])
-        b, chunk = pl.program_id(0), pl.program_id(2)
-        columns = pl.program_id(1) * lanes + jnp.arange(lanes)
+        # Those that run side by side read side by side, and only the first axis of a grid may exceed 65,535.
+        (b, block), chunk = divmod(pl.program_id(0), blocks), pl.program_id(1)
+        columns = block * lanes + jnp.arange(lanes)
         inside = None if channels % lanes == 0 else columns < channels
 
         def load(ref, *at):
@@ -422,7 +423,7 @@ def _walk(
     found = pl.pallas_call(
         kernel,
         out_shape=results,
-        grid=(batch, pl.cdiv(channels, lanes), chunks),
+        grid=(batch * blocks, chunks),
         compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
         interpret=not on_cuda(),
         name="mru_scan",
