@@ -183,8 +183,11 @@ class Clamp:
         return Clamp(self.apply(earlier.lo), self.apply(earlier.hi))
 
     def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        return jnp.minimum(jnp.maximum(h, self.lo), self.hi)
+        """The state after each step, given the state before it; NaN if that or a bound is."""
+        # Selected: `minimum` and `maximum` drop a NaN where JAX lowers them by way of Triton.
+        h = jnp.where(h < self.lo, self.lo, h)
+        h = jnp.where(h > self.hi, self.hi, h)
+        return jnp.where(jnp.isnan(self.lo) | jnp.isnan(self.hi), jnp.nan, h)
 
     def jacobian(self, h: Array) -> Array:
         """d f(h) / d h."""

@@ -340,7 +340,9 @@ def _walk(
     bytes_ = sum(
         x.dtype.itemsize for x in jax.tree.leaves((moving, shifted)) if x.ndim == 3 and x.shape[-1] == channels
     )
-    unroll = min(2 ** int(math.log2(max(1, layout.ahead // bytes_))), _GRAIN, pl.next_power_of_2(time))
+    # Of more steps in a row, interpreted, XLA takes minutes to compile the compositions of a latch (jax 0.12).
+    most = _GRAIN if on_cuda() else 8
+    unroll = min(2 ** int(math.log2(max(1, layout.ahead // bytes_))), most, pl.next_power_of_2(time))
     tiles, grain = pl.cdiv(time, unroll), _GRAIN // unroll
     whole = tiles * unroll == time
 
