@@ -180,14 +180,11 @@ class Clamp:
 
     def compose(self, earlier: Clamp) -> Clamp:
         """The map `self . earlier`."""
-        return Clamp(self.apply(earlier.lo), self.apply(earlier.hi))
+        return type(self)(self.apply(earlier.lo), self.apply(earlier.hi))
 
     def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it; NaN if that or a bound is."""
-        # Selected: `minimum` and `maximum` drop a NaN where JAX lowers them by way of Triton.
-        h = jnp.where(h < self.lo, self.lo, h)
-        h = jnp.where(h > self.hi, self.hi, h)
-        return jnp.where(jnp.isnan(self.lo) | jnp.isnan(self.hi), jnp.nan, h)
+        """The state after each step, given the state before it."""
+        return jnp.minimum(jnp.maximum(h, self.lo), self.hi)
 
     def jacobian(self, h: Array) -> Array:
         """d f(h) / d h."""
@@ -200,7 +197,7 @@ class Clamp:
     def fold(self, h: Array, where: Array) -> Clamp:
         """The same maps, constant at f(h) where `where` holds."""
         value = self.apply(h)
-        return Clamp(jnp.where(where, value, self.lo), jnp.where(where, value, self.hi))
+        return type(self)(jnp.where(where, value, self.lo), jnp.where(where, value, self.hi))
 
     def constant(self) -> Array:
         """The value of maps that are constant."""

@@ -26,7 +26,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mru.operators import Affine, Latch, Operator, lowered, pytree
+from mru.operators import Affine, Clamp, Latch, Operator, Play, lowered, pytree
 from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 from mru.scan.associative import composed
 
@@ -96,6 +96,17 @@ def _join(tree):
     )
 
 
+@pytree
+@dataclasses.dataclass(frozen=True)
+class _Clamp(Clamp):
+    """A clamp that passes a NaN on: minimum and maximum, as they are lowered by way of Triton, drop it."""
+
+    def apply(self, h):
+        h = jnp.where(h < self.lo, self.lo, h)
+        h = jnp.where(h > self.hi, self.hi, h)
+        return jnp.where(jnp.isnan(self.lo) | jnp.isnan(self.hi), jnp.nan, h)
+
+
 def _select(flag, x, y):
     return y if flag is None else jax.tree.map(lambda x, y: jnp.where(flag, x, y), x, y)
 
@@ -135,9 +146,13 @@ def states(
     moving = _steps((op, None if reset is None else reset[..., None]), shape)
     h0, reset_state = _rows(h0), _rows(reset_state)
 
+    def wide(maps):
+        maps = widen(maps, real)
+        return _Clamp(**vars(lowered(maps))) if isinstance(maps, Clamp | Play) else maps
+
     def build(now, fixed):
         maps, flag = now
-        maps = lowered(widen(maps, real))
+        maps = lowered(wide(maps))
         if flag is None:
             return maps
         if isinstance(maps, Affine):  # zero, not folded: it says below that nothing reaches through
@@ -147,7 +162,7 @@ def states(
     def step(h, now, fixed):
         maps, flag = now
         start, first = fixed
-        h = widen(maps, real).apply(_select(flag, start, h))
+        h = wide(maps).apply(_select(flag, start, h))
         return h, (h, encoded(h, first, start) if keep else None)
 
     fixed = reset_state, h0 if keep else None
