@@ -232,6 +232,7 @@ def test_any_batch_fits_the_grid():
     long = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1, 2**25, 1), jnp.float32), Affine(0, 0))
     for op in (many, long):
         calls = kernel_calls(jax.make_jaxpr(functools.partial(scan, method="pallas"))(op).jaxpr)
+        assert calls
         for call in calls:
             first, *rest = call.params["grid_mapping"].grid
             assert first < 2**31

@@ -613,16 +613,18 @@ def test_wrong_kinds_of_numbers_are_refused():
         scan(Affine(None, x))
 
 
-@pytest.mark.parametrize("bad", [("a", 1), ("b", 1), ("a", 3), ("b", 3)])
-def test_second_derivatives_do_not_reach_past_a_reset(bad):
-    """A NaN in one sequence changes nothing of the other."""
+@pytest.mark.parametrize(("bad", "constant"), [(("a", 1), False), (("a", 3), False)] + [
+    (("b", step), constant) for step in (1, 3) for constant in (False, True)
+])  # fmt: skip
+def test_second_derivatives_do_not_reach_past_a_reset(bad, constant):
+    """A NaN in one sequence changes nothing of the other, with a coefficient that is constant in time or not."""
     field, step = bad
     inside = slice(2) if step > 1 else slice(2, None)
 
     def loss(scale, value):
         fields = {"a": jnp.full((4, 1), 0.5), "b": jnp.ones((4, 1))}
         fields[field] = fields[field].at[step].set(value)
-        fields["a"] = fields["a"].at[inside].multiply(scale)
+        fields["a"] = fields["a"][0] * scale if constant else fields["a"].at[inside].multiply(scale)
         reset = jnp.array([False, False, True, False])
         return (scan(Affine(**fields), jnp.ones(1), reset=reset)[inside] ** 2).sum()
 
