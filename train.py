@@ -34,11 +34,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import mru
-import mru.checkpoint
-import results
+import mru.training.checkpoint
 import tasks
-from configs import Config, DistributedConfig, MeshConfig, Ramp, UserError, model_arguments, parse
-from tasks.pipeline import evaluation_batches, train_batches
+from mru.training import report as results
+from mru.training.batches import evaluation_batches, train_batches
+from mru.training.config import Config, DistributedConfig, MeshConfig, Ramp, UserError, model_arguments, parse
 
 
 def start_processes(config: DistributedConfig) -> None:
@@ -382,7 +382,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 def save(checkpoints: Any, config: Config, state: TrainState, progress: dict[str, Any], metrics: Any) -> None:
     """Save a train state, in the background, ranked by its validation metrics if it has some."""
-    mru.checkpoint.save(
+    mru.training.checkpoint.save(
         checkpoints,
         int(state.step),
         **_arrays(state),
@@ -395,17 +395,17 @@ def restore(checkpoints: Any, like: TrainState, step: int) -> tuple[TrainState, 
     """The train state of a step, with the shardings of `like`, and its progress."""
     quiet_abandoned_reads()
     target = _arrays(like)
-    found, about = mru.checkpoint.restore(checkpoints, step, **target)
+    found, about = mru.training.checkpoint.restore(checkpoints, step, **target)
     leaves = [found["train"][name] for name in target["train"]]
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
-    params, others = (mru.checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
+    params, others = (mru.training.checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
     return TrainState(params, others, *rest), about["progress"]
 
 
 def _arrays(state: TrainState) -> dict[str, dict[str, jax.Array]]:
     leaves = jax.tree_util.tree_leaves_with_path((state.optimizer, state.step))
     return {
-        "model": mru.checkpoint.flatten(state.params) | mru.checkpoint.flatten(state.rest),
+        "model": mru.training.checkpoint.flatten(state.params) | mru.training.checkpoint.flatten(state.rest),
         "train": {jax.tree_util.keystr(path): x for path, x in leaves},
     }
 
@@ -479,7 +479,7 @@ def run(config: Config, argv: list[str]) -> int:
     state = trainer.initial()
     progress = {"best": None, "best_step": None, "since_best": 0, "window": {}}
     progress |= {"train_seconds": 0.0, "wall": 0.0, "compile": 0.0}
-    with mru.checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
+    with mru.training.checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
         if (found := resume(checkpoints, state, config.workdir)) is not None:
             state, progress = found
         start = int(state.step)
@@ -605,7 +605,7 @@ def train_loop(
 
 
 def selected(task: tasks.Task, progress: dict[str, Any], value: float, step: int) -> dict[str, Any]:
-    """How a validation metric changes the progress. Of equal values the latest is the best, as in `mru.checkpoint`."""
+    """How a validation metric changes the progress. Of equal values the latest is best, as in `checkpoint`."""
     best = progress["best"]
     if best is None or (value <= best if task.goal == "min" else value >= best):
         return {"best": value, "best_step": step, "since_best": 0}

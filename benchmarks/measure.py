@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import results
+from mru.training import report as results
 
 
 def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, float]:

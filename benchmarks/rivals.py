@@ -9,7 +9,7 @@ from jax import Array
 
 from mru import Affine, Play, Relay
 from mru.operators import Operator
-from mru.surrogate import sign
+from mru.operators.surrogate import sign
 
 
 def associative_scan(op: Operator, h0: Array | None = None, **_) -> Array:

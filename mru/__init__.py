@@ -1,11 +1,11 @@
 """Memory recurrent units and state-space models in JAX/Flax, built on one associative scan."""
 
 from mru import cells
-from mru.checkpoint import load
+from mru.engine.front import scan
 from mru.model import SequenceBlock, SequenceModel
 from mru.operators import Affine, Clamp, Latch, Play, Relay
-from mru.optimizer import adamw
-from mru.scan import scan
+from mru.training.checkpoint import load
+from mru.training.optimizer import adamw
 
 __all__ = [
     "Affine",

@@ -7,12 +7,13 @@ import functools
 import importlib
 import pkgutil
 
-from tasks.base import MissingData, Task
+from mru.training.task import MissingData
+from tasks.base import Task
 
 __all__ = ["MissingData", "Task", "get", "names"]
 
 # Modules of this package that hold no task; leaving them out keeps `get` from importing the data loader.
-_PLUMBING = {"base", "pipeline", "prepare"}
+_PLUMBING = {"base", "prepare"}
 
 
 @functools.cache

@@ -11,14 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-SPLITS = ("train", "validation", "test")
-
-# A training set at least this large is a generator of independent examples, not a list to visit in epochs.
-ENDLESS = 2**62
-
-
-class MissingData(Exception):
-    """A data set is not where it was looked for; the message is one line with the command that puts it there."""
+from mru.training.task import ENDLESS, SPLITS
 
 
 @dataclass(frozen=True)
@@ -196,17 +189,6 @@ def _key(name: str, seed: int, split: str) -> np.ndarray:
     # The seed comes last because it may take several words and the others take one each: no two triples collide.
     entropy = [zlib.crc32(name.encode()), SPLITS.index(split), seed]
     return np.random.SeedSequence(entropy).generate_state(2, np.uint64)
-
-
-@functools.lru_cache(maxsize=8)
-def permutation(n: int, *key: int) -> np.ndarray:
-    """A random order of `range(n)` that depends on the key alone, int64 `(n,)`, read-only.
-
-    Sorting raw random bits gives the same order in every release of NumPy, which `Generator.permutation` does not.
-    """
-    order = np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(n), kind="stable")
-    order.setflags(write=False)  # the cache hands out the same array again
-    return order
 
 
 def cross_entropy(outputs: Array, targets: Array) -> Array:

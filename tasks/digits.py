@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
-from tasks.base import Task, accuracy, cross_entropy, permutation
+from mru.training.task import permutation
+from tasks.base import Task, accuracy, cross_entropy
 
 _TEST = 359  # 20 % of 1,797
 _VALIDATION = 143  # 10 % of the rest

@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
-from tasks.base import MissingData, Task, accuracy, cross_entropy, permutation
+from mru.training.task import MissingData, permutation
+from tasks.base import Task, accuracy, cross_entropy
 
 # Mean and standard deviation of all training pixels, which every published result divides by.
 _MEAN, _STD = 0.1307, 0.3081

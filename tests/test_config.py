@@ -11,7 +11,7 @@ from train_helpers import ROOT, TINY, config_file, end, main, spawn
 import mru
 import tasks
 import train
-from configs import Ramp, TrainConfig, model_arguments, parse
+from mru.training.config import Ramp, TrainConfig, model_arguments, parse
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -10,7 +10,7 @@ import pytest
 from test_scan import CASES, equations, every_case, oracle, split, state_like
 
 from mru import Affine, Clamp, Latch, Play, Relay, scan
-from mru.scan import engine, kernels
+from mru.engine import front, kernels
 
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
 
@@ -248,7 +248,7 @@ def test_gates_are_computed_in_the_kernel_and_not_stored():
     assert len(calls) == 3  # compose the chunks, follow them, walk them
     assert sizes(calls).count(h.size) == 1  # the states
     assert {e.primitive.name for e in whole} <= {"pallas_call", "reshape", "custom_vjp_call", "jit", "pjit"}
-    backward = jax.make_jaxpr(lambda op, h: engine._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
+    backward = jax.make_jaxpr(lambda op, h: front._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
     assert sizes(kernel_calls(backward.jaxpr)).count(h.size) == 2  # the cotangents of candidate and threshold
 
 
@@ -258,9 +258,9 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
     assert not kernel_calls(jax.make_jaxpr(scan)(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr) or kernels.on_cuda()
     monkeypatch.setattr(kernels, "on_cuda", lambda: True)
     jax.clear_caches()
-    engine._fall_back.cache_clear()
+    front._fall_back.cache_clear()
     assert kernel_calls(jax.make_jaxpr(lambda op: scan(op))(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr)
-    caplog.set_level(logging.WARNING, "mru.scan.engine")
+    caplog.set_level(logging.WARNING, "mru.front.front")
     assert not caplog.records
     latch = Latch(jnp.ones(shape, bool), jnp.ones(shape, jnp.complex64))
     assert not kernel_calls(jax.make_jaxpr(lambda op: scan(op))(latch).jaxpr)

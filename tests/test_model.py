@@ -188,7 +188,7 @@ def test_positions_count_from_each_reset_and_over_chunks():
         return sinusoidal_positions(position, channels)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mru.model.sinusoidal_positions", record)
+        patch.setattr("mru.model.sequence.sinusoidal_positions", record)
         _, state = model(features(4))
         _, state = model(features(5), state, reset=jnp.array([False, False, True, False, False]))
         model.step(features(), state)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-import configs
+from mru.training import config as configs
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -104,6 +104,6 @@ def test_the_table_of_training_is_what_was_measured():
 
 def test_retention_figure_command(tmp_path):
     summaries = [ROOT / "results" / "copy_first" / f"{name}.json" for name in ("pmru", "bmru", "lru")]
-    command = [sys.executable, "-m", "results.retention", *map(str, summaries), "--out", str(tmp_path / "r.png")]
+    command = [sys.executable, "-m", "mru.training.retention", *map(str, summaries), "--out", str(tmp_path / "r.png")]
     subprocess.run(command, cwd=ROOT, check=True)
     assert (tmp_path / "r.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

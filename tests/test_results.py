@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-import results
+from mru.training import report as results
 
 LOG = [
     {"step": 5, "split": "train", "loss": 2.0, "mse": 2.0, "gradient_norm": 3.0},

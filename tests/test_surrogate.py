@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import surrogate
 
-from mru.surrogate import sign, step
+from mru.operators.surrogate import sign, step
 
 U = np.array([-30.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.3, 1.0, 30.0])
 

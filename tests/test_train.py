@@ -34,13 +34,13 @@ from train_helpers import (
 )
 
 import mru
-import mru.checkpoint
+import mru.training.checkpoint
 import tasks
 import train
-from configs import parse
 from mru.cells import StateParam
+from mru.training.batches import train_batches
+from mru.training.config import parse
 from tasks.base import Task
-from tasks.pipeline import train_batches
 
 # Orbax reads the arrays of a checkpoint at once; where one can not be read, it leaves the others to an event loop that
 # is closed already.
@@ -81,7 +81,7 @@ def finished(tmp_path_factory):
     epsilon = {}
 
     def save(checkpoints, config, state, *rest):
-        epsilon[int(state.step)] = float(mru.checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"])
+        epsilon[int(state.step)] = float(mru.training.checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"])
         return real(checkpoints, config, state, *rest)
 
     real, train.save = train.save, save
@@ -273,7 +273,7 @@ def test_load_gives_the_arrays_of_the_checkpoint(finished):
     best = json.loads((workdir / "summary.json").read_text())["best_step"]
     for step, model in ((best, mru.load(workdir)), (35, mru.load(workdir, 35)), (40, mru.load(str(workdir), step=40))):
         held = arrays(workdir, step)
-        found = mru.checkpoint.flatten(nnx.state(model))
+        found = mru.training.checkpoint.flatten(nnx.state(model))
         assert found.keys() == {name for name in held if not name.startswith("[")}
         assert_same_arrays({name: np.asarray(x) for name, x in found.items()}, {name: held[name] for name in found})
 
@@ -281,7 +281,7 @@ def test_load_gives_the_arrays_of_the_checkpoint(finished):
 def test_load_without_a_summary_takes_the_newest(copied):
     workdir, _ = copied
     (workdir / "summary.json").unlink()
-    found = mru.checkpoint.flatten(nnx.state(mru.load(workdir)))
+    found = mru.training.checkpoint.flatten(nnx.state(mru.load(workdir)))
     held = arrays(workdir, 40)
     assert_same_arrays({name: np.asarray(x) for name, x in found.items()}, {name: held[name] for name in found})
 
@@ -325,10 +325,10 @@ def test_of_equal_metrics_the_latest_is_kept(tmp_path):
     """The rule of `train.selected`, and that of the folder, must be one, or the best would be deleted."""
     for goal, values in (("min", [3, 1, 2, 1, 2, 3, 2]), ("max", [1, 3, 2, 3, 2, 1, 2])):
         progress, task = {"best": None, "since_best": 0}, type("T", (), {"goal": goal})
-        with mru.checkpoint.manager(tmp_path / goal, "m", goal) as checkpoints:
+        with mru.training.checkpoint.manager(tmp_path / goal, "m", goal) as checkpoints:
             for step, value in enumerate(values, 1):
                 progress |= train.selected(task, progress, float(value), step)
-                mru.checkpoint.save(
+                mru.training.checkpoint.save(
                     checkpoints,
                     step,
                     model={"a": jnp.ones(1)},
@@ -687,7 +687,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(how, copied, fresh,
     workdir, _ = copied
     expected = arrays(workdir, 35)
     spoil(workdir / "checkpoints/40", how)
-    with mru.checkpoint.manager(workdir, "mse", "min") as checkpoints:
+    with mru.training.checkpoint.manager(workdir, "mse", "min") as checkpoints:
         state, progress = train.resume(checkpoints, fresh, workdir)
         assert 40 not in checkpoints.all_steps()
     said = capsys.readouterr().err
@@ -887,12 +887,12 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
 
 def test_orbax_is_told_what_to_restore_into(finished, fresh):
     """Names, shapes and dtypes of the checkpoint are those of the state, so that nothing is restored by position."""
-    with mru.checkpoint.manager(finished[0]) as checkpoints:
+    with mru.training.checkpoint.manager(finished[0]) as checkpoints:
         like = train._arrays(fresh)
         wrong = like | {"model": {name: jnp.zeros(7) for name in like["model"]}}
         with pytest.raises(Exception, match=r"shape|Shape"):
-            mru.checkpoint.restore(checkpoints, 40, **wrong)
+            mru.training.checkpoint.restore(checkpoints, 40, **wrong)
         missing = like | {"model": {"other": jnp.zeros(7)}}
         with pytest.raises((ValueError, KeyError)):
-            mru.checkpoint.restore(checkpoints, 40, **missing)
+            mru.training.checkpoint.restore(checkpoints, 40, **missing)
     assert isinstance(checkpoints, ocp.CheckpointManager)

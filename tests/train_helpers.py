@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.compilation_cache import compilation_cache
 
-import mru.checkpoint
+import mru.training.checkpoint
 import train
 
 # Most of the time of a tiny run is compiling: keep what is compiled, and let XLA try less hard.
@@ -118,20 +118,20 @@ def wait_for(condition, *processes, timeout=600):
 
 def steps(workdir):
     """Steps of the checkpoints that are whole."""
-    with mru.checkpoint.manager(workdir) as checkpoints:
+    with mru.training.checkpoint.manager(workdir) as checkpoints:
         return sorted(checkpoints.all_steps())
 
 
 def arrays(workdir, step):
     """All arrays of a checkpoint by name: of the model, the optimiser and the step."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with mru.checkpoint.manager(workdir) as checkpoints:
+    with mru.training.checkpoint.manager(workdir) as checkpoints:
         # Without a target, Orbax asks for the devices that it was saved from.
         like = {}
         for item in ("model", "train"):
             held = ocp.StandardCheckpointer().metadata(checkpoints.directory / str(step) / item).item_metadata
             like[item] = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for n, x in held.tree.items()}
-        found, _ = mru.checkpoint.restore(checkpoints, step, **like)
+        found, _ = mru.training.checkpoint.restore(checkpoints, step, **like)
     return {name: np.asarray(x) for item in ("model", "train") for name, x in found[item].items()}
 
 

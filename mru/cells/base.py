@@ -13,8 +13,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from mru.engine.front import scan
 from mru.operators import Operator, Play, Relay
-from mru.scan import scan
 
 REGISTRY: dict[str, type[Cell]] = {}
 

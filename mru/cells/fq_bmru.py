@@ -8,7 +8,7 @@ from flax import nnx
 
 from mru.cells.base import ScanCell, Scheduled, linear
 from mru.operators import Affine
-from mru.surrogate import step
+from mru.operators.surrogate import step
 
 
 def _spread(rngs, size, centre):

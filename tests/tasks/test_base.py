@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks.base import SPLITS, Generated, accuracy, cross_entropy, permutation
+from mru.training.task import SPLITS, permutation
+from tasks.base import Generated, accuracy, cross_entropy
 
 GENERATED = ["copy_first", "evidence"]
 EMBEDDED = [*GENERATED, "digits"]  # what needs no prepared data

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks.pipeline import evaluation_batches, train_batches
+from mru.training.batches import evaluation_batches, train_batches
 
 ROOT = Path(__file__).parents[2]
 DIGITS = tasks.get("digits")()
@@ -119,7 +119,7 @@ def test_closing_ends_the_threads():
 
 def test_leaving_without_closing_does_not_hang():
     code = (
-        "import tasks; from tasks.pipeline import train_batches\n"
+        "import tasks; from mru.training.batches import train_batches\n"
         "batches = train_batches(tasks.get('copy_first')(), batch_size=4, seed=0); next(batches); print('left')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mru.model import SequenceModel
+from mru.model.sequence import SequenceModel
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp

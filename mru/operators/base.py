@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.surrogate import sign, slope, step
+from mru.operators.surrogate import sign, slope, step
 
 _Class = TypeVar("_Class")
 
@@ -117,8 +117,8 @@ class Latch:
     """`h -> value if write else h`: set, reset and hold, exactly.
 
     Attributes:
-        write: Boolean, or float in {0, 1} if it is to be differentiated (`mru.surrogate.step`); the derivative is that
-            of `write * value + (1 - write) * h`. (..., T, N).
+        write: Boolean, or float in {0, 1} if it is to be differentiated (`surrogate.step`); the derivative is
+            that of `write * value + (1 - write) * h`. (..., T, N).
         value: What is written, (..., T, N).
     """
 
@@ -220,7 +220,7 @@ class Relay:
         candidate: c, (..., T, N).
         threshold: beta, (..., T, N), of either sign.
         leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks. Not differentiated.
-        width: Width of the surrogate derivatives (`mru.surrogate`), a scalar. Not differentiated.
+        width: Width of the surrogate derivatives (`mru.operators.surrogate`), a scalar. Not differentiated.
     """
 
     candidate: Array

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mru.engine.adjoint import cotangents, decoded, encoded, is_coded, previous, states_before, time_of, widen
 from mru.operators import Affine, Clamp, Latch, Operator, lowered
-from mru.scan.adjoint import cotangents, decoded, encoded, is_coded, previous, states_before, time_of, widen
 
 
 def states(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
 ) -> tuple[Array, Array | None]:
-    """Every state, and what is kept; see `mru.scan.engine`."""
+    """Every state, and what is kept; see `mru.engine.front`."""
     h = _states(op, h0, reset, reset_state, reverse)
     return h, encoded(h, h0, reset_state) if keep and is_coded(op) else None
 
@@ -39,7 +39,7 @@ def _states(op, h0, reset, reset_state, reverse):
 def pullback(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
 ) -> tuple[Operator, Array, Array | None]:
-    """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
     h = decoded(h, h0, reset_state)
     before = states_before(h, h0, reset, reset_state, reverse)
     jacobian = widen(op, h.dtype).jacobian(before)
@@ -59,7 +59,7 @@ def pullback(
 def composed(
     build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
 ) -> tuple[Operator, Array | None]:
-    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.scan.sharded`."""
+    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.engine.sharded`."""
 
     def take(maps, where):
         return jax.tree.map(lambda x: x if x.ndim == 1 else x[..., where, :], maps)

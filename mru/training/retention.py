@@ -1,6 +1,6 @@
 """Draw the retention curves of several runs into one figure.
 
-python -m results.retention results/copy_first/{pmru,bmru,lru}.json --out results/retention.png
+python -m mru.training.retention results/copy_first/{pmru,bmru,lru}.json --out results/retention.png
 """
 
 from __future__ import annotations

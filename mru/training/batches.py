@@ -11,7 +11,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
-from tasks.base import ENDLESS, Task, permutation
+from mru.training.task import ENDLESS, Task, permutation
 
 Batch = dict[str, np.ndarray]
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mru.engine.adjoint import states_before, widen
 from mru.operators import Affine, Operator, lowered
-from mru.scan.adjoint import states_before, widen
 
 Composed = Callable[..., tuple[Operator, Array | None]]
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mru.engine.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 from mru.operators import Operator, Play, lowered
-from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
 
 
 def _at(tree: Any, t: Array | int) -> Any:
@@ -34,7 +34,7 @@ def _prepared(op: Operator, dtype: Any) -> Operator:
 def states(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
 ) -> tuple[Array, Array | None]:
-    """Every state, and what is kept; see `mru.scan.engine`."""
+    """Every state, and what is kept; see `mru.engine.front`."""
     time = time_of(op)
     op = _prepared(op, h0.dtype)
     flags = None if reset is None else reset[..., None]
@@ -56,7 +56,7 @@ def states(
 def pullback(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
 ) -> tuple[Operator, Array, Array | None]:
-    """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
     time = time_of(op)
     maps, raised = op, lambda bar: (bar,)
     if isinstance(op, Play):
@@ -97,7 +97,7 @@ def pullback(
 def composed(
     build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
 ) -> tuple[Operator, Array | None]:
-    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.scan.sharded`."""
+    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.engine.sharded`."""
     time = time_of(arrays)
     first = time - 1 if reverse else 0
     flags = None if cut is None else cut[..., None]

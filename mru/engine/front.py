@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mru.engine import associative, kernels, sequential, sharded
+from mru.engine.adjoint import cotangents, decoded, states_before, time_of, widen
 from mru.operators import Affine, Latch, Operator, Relay
-from mru.scan import associative, kernels, sequential, sharded
-from mru.scan.adjoint import cotangents, decoded, states_before, time_of, widen
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def scan(
 
     `method="auto"` picks by platform, at lowering: "sequential" on CPU, "pallas" (one kernel) on NVIDIA GPUs and
     "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu.json. Where the
-    kernel can not run an operator, "associative" takes its place and the logger `mru.scan.engine` says why.
+    kernel can not run an operator, "associative" takes its place and the logger `mru.engine.front` says why.
 
     Over a mesh with an axis `seq` (`jax.set_mesh`, or inside a `shard_map` over it) the time axis lies spread over its
     devices: each composes its own maps, all gather these, and each scans its part. What is communicated does not grow

@@ -26,9 +26,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from mru.engine.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
+from mru.engine.associative import composed
 from mru.operators import Affine, Clamp, Latch, Operator, Play, lowered, pytree
-from mru.scan.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
-from mru.scan.associative import composed
 
 __all__ = ["composed", "obstacle", "on_cuda", "pullback", "states"]
 
@@ -139,7 +139,7 @@ def _identity(maps, lanes):
 def states(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
 ) -> tuple[Array, Array | None]:
-    """Every state, and what is kept; see `mru.scan.engine`."""
+    """Every state, and what is kept; see `mru.engine.front`."""
     keep = keep and is_coded(op)
     shape, time, real = h0.shape, time_of(op), h0.real.dtype
     op, h0, reset_state = _split((op, h0, reset_state))
@@ -178,7 +178,7 @@ def states(
 def pullback(
     op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
 ) -> tuple[Operator, Array, Array | None]:
-    """The cotangents of (op, h0, reset_state); see `mru.scan.engine`."""
+    """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
     shape, time, real = h0.shape, time_of(op), h0.real.dtype
     kinds = {name: x for name, x in vars(op).items() if x is not None}
     constant = {name for name, x in kinds.items() if x.ndim < 2}

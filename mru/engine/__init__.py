@@ -1,0 +1,1 @@
+"""How a scan runs: the front door, where its arrays lie, and one file for each way to compute it."""

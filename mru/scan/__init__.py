@@ -1,3 +1,0 @@
-from mru.scan.engine import scan
-
-__all__ = ["scan"]
