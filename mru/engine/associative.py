@@ -48,7 +48,9 @@ def every_state(
     axis = time_axis(op)
     if reverse:
         leaves, tree = jax.tree.flatten(op)
-        op = tree.unflatten([jnp.flip(x, axis) if moves else x for x, moves in zip(leaves, varies(op), strict=True)])
+        op = jax.tree.unflatten(
+            tree, [jnp.flip(x, axis) if moves else x for x, moves in zip(leaves, varies(op), strict=True)]
+        )
         reset = None if reset is None else jnp.flip(reset, axis)
     start, reset_state = one_step((h0, reset_state), axis)
 
@@ -113,7 +115,7 @@ def _derived(
 
     def run(differentiable: list[Array], h0: State, reset_state: State | None) -> State:
         given = iter(differentiable)
-        whole = tree.unflatten([next(given) if i else x for i, x in zip(inexact, leaves, strict=True)])
+        whole = jax.tree.unflatten(tree, [next(given) if i else x for i, x in zip(inexact, leaves, strict=True)])
         return every_state(widen(whole, op.dtype).lower(), h0, reset, reset_state, reverse)
 
     bars, *others = jax.vjp(run, [x for i, x in zip(inexact, leaves, strict=True) if i], h0, reset_state)[1](g)

@@ -39,16 +39,19 @@ def operator(op: Any) -> Operator:
     complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
 
     def canonical(x: Array, form: Form) -> Array:
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        if real and (form.scalar or x.weak_type):  # a Python number has the precision of what it is with
+            x = x.astype(jnp.finfo(dtype).dtype)
         if form.scalar:
-            return x.astype(jnp.finfo(dtype).dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        if complex_ and "c" in form.kinds and form.kinds != "bifc" and jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        if complex_ and form.kinds == "fc" and real:
             x = x.astype(dtype)  # a real field beside a complex one
         rest = channels if form.axes == 1 else x.shape[x.ndim - form.axes :]
         # A number or one a channel, of a field that is not said to be constant, is repeated.
         return jnp.broadcast_to(x, rest if form.constant and x.ndim == form.axes else (*leading, *rest))
 
     leaves = [canonical(x, form) for x, form in pairs]
-    return jax.tree.structure(op).unflatten(leaves)  # type: ignore[no-any-return]
+    return jax.tree.unflatten(jax.tree.structure(op), leaves)
 
 
 def _shape(op: Operator, pairs: list[tuple[Array, Form]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -85,7 +88,8 @@ def state(x: State | None, like: State, name: str) -> State:
     """
     if x is None:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-    if jax.tree.structure(x) != jax.tree.structure(like):
+    given: Any = jax.tree.structure(x)
+    if given != jax.tree.structure(like):
         expected = jax.tree.map(lambda s: s.shape, like)
         raise ValueError(f"{name} must be {expected}, got {jax.tree.map(jnp.shape, x)}")
 
@@ -113,7 +117,7 @@ def zero_state(op: Operator) -> State:
         jax.ShapeDtypeStruct(x.shape[:axis] + x.shape[axis + moves :] if moves else x.shape, x.dtype)
         for x, moves in zip(leaves, varies(op), strict=True)
     ]
-    found = jax.eval_shape(lambda op: op.zero_state(), tree.unflatten(steps))
+    found = jax.eval_shape(lambda op: op.zero_state(), jax.tree.unflatten(tree, steps))
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*batch, *s.shape[axis:]), s.dtype), found)
 
 

@@ -56,7 +56,7 @@ def joined(earlier: Composition, later: Composition, reset_state: State | None) 
     leaves, tree = jax.tree.flatten(earlier.op)
     pairs = zip(leaves, jax.tree.leaves(later.op), varies(later.op), strict=True)
     # What lies before a reset is replaced by what is as finite as the steps after it.
-    before = tree.unflatten([select(later.reset, y, x) if moves else x for x, y, moves in pairs])
+    before = jax.tree.unflatten(tree, [select(later.reset, y, x) if moves else x for x, y, moves in pairs])
     value = later.op.apply(select(later.reset, reset_state, earlier.value))
     return Composition(
         later.op.compose(before), select(later.reset, later.value, value), earlier.reset | later.reset

@@ -82,7 +82,7 @@ def _specs(args: Any, over_time: str | None, over_batch: str | None, typed: bool
         of_states[0],
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
-    return (tree.unflatten(of_op), *of_states, jax.tree.map(lambda x: spec(x, True, True), reset)), out
+    return (jax.tree.unflatten(tree, of_op), *of_states, jax.tree.map(lambda x: spec(x, True, True), reset)), out
 
 
 def _aligned(op: Operator, h0: State, reset_state: State | None, reset: Array | None) -> Any:
@@ -102,7 +102,7 @@ def _aligned(op: Operator, h0: State, reset_state: State | None, reset: Array | 
         for x, moves in zip(leaves, varies(op), strict=True)
     ]
     states = jax.tree.map(lambda x: lay(x, *batch, channels), (h0, reset_state))
-    return tree.unflatten(laid), *states, jax.tree.map(lambda x: lay(x, *batch, time), reset)
+    return jax.tree.unflatten(tree, laid), *states, jax.tree.map(lambda x: lay(x, *batch, time), reset)
 
 
 def _on_a_device(
@@ -131,7 +131,9 @@ def _on_a_device(
             of_x = like.reshape(*like.shape, *[1] * (x.ndim - axis)) if batched else like.reshape(-1)[0]
             return jnp.where(jnp.zeros_like(of_x, dtype=bool), of_x.astype(x.dtype), x)
 
-        op = tree.unflatten([x if moves else vary(x, False) for x, moves in zip(leaves, varies(op), strict=True)])
+        op = jax.tree.unflatten(
+            tree, [x if moves else vary(x, False) for x, moves in zip(leaves, varies(op), strict=True)]
+        )
         h0, reset_state = jax.tree.map(lambda x: vary(x, True), (h0, reset_state))
     if method == "autodiff":
         return differentiable(reverse, axis_name, op, h0, reset_state, reset)

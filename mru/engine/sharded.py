@@ -161,7 +161,7 @@ def _gathered(composition: Composition, like: State, axis_name: str) -> tuple[An
         flags = [select(composition.reset, jnp.ones_like(like), jnp.zeros_like(like))]
 
     def unpacked(packed: Array) -> Composition:
-        op = tree.unflatten(list(packed[: len(leaves)]))
+        op = jax.tree.unflatten(tree, list(packed[: len(leaves)]))
         return Composition(op, packed[host[0]], packed[-1] != 0) if flags else Composition(op)
 
     packed = jnp.stack([*(jnp.zeros_like(like) + x for x in leaves), *flags])

@@ -34,7 +34,7 @@ def part(op: Operator, where: slice | Array | int, axis: int) -> Operator:
     """Some steps of an operator: a slice of them, or one of them without its time axis."""
     leaves, tree = jax.tree.flatten(op)
     pairs = zip(leaves, varies(op), strict=True)
-    return tree.unflatten([_part(x, where, axis) if varied else x for x, varied in pairs])  # type: ignore[no-any-return]
+    return jax.tree.unflatten(tree, [_part(x, where, axis) if varied else x for x, varied in pairs])
 
 
 def at(tree: Any, where: slice | Array | int, axis: int) -> Any:
@@ -67,7 +67,7 @@ def widen(op: Operator, dtype: Any) -> Operator:
             return x
         return x.astype(dtype if jnp.iscomplexobj(x) else real)
 
-    return jax.tree.map(wide, op)  # type: ignore[no-any-return]
+    return jax.tree.map(wide, op)
 
 
 def previous(tree: State, first: State, axis: int, reverse: bool) -> State:
@@ -150,7 +150,9 @@ def _derived(op: Operator, before: State, g: State) -> tuple[list[Array | None],
 
     def apply(differentiable: list[Array], h: State) -> State:
         given = iter(differentiable)
-        return tree.unflatten([next(given) if i else x for i, x in zip(inexact, leaves, strict=True)]).apply(h)
+        return jax.tree.unflatten(tree, [next(given) if i else x for i, x in zip(inexact, leaves, strict=True)]).apply(
+            h
+        )
 
     after, pull = jax.vjp(apply, [x for i, x in zip(inexact, leaves, strict=True) if i], before)
     bars, incoming = pull(jax.tree.map(lambda x, like: x.astype(like.dtype), g, after))
@@ -162,7 +164,7 @@ def assembled(op: Operator, bars: list[Array | None]) -> Operator:
     """The cotangent of an operator from those of its arrays; None stands for zero."""
     leaves, tree = jax.tree.flatten(op)
     pairs = zip(leaves, bars, strict=True)
-    return tree.unflatten([None if bar is None else bar.astype(x.dtype) for x, bar in pairs])  # type: ignore[no-any-return]
+    return jax.tree.unflatten(tree, [None if bar is None else bar.astype(x.dtype) for x, bar in pairs])
 
 
 def varies(op: Operator) -> list[bool]:

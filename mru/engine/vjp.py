@@ -40,7 +40,7 @@ def _scan(
     h0 = _first(method, reverse, axis_name, op, h0, reset_state, reset)
     if time_of(op) == 1:  # a single step, as in streaming: nothing to compose
         return _only(op, h0, reset_state, reset), None
-    return METHODS[method].states(op, h0, reset, reset_state, reverse, keep)  # type: ignore[no-any-return]
+    return METHODS[method].states(op, h0, reset, reset_state, reverse, keep)
 
 
 def _only(op: Operator, h0: State, reset_state: State | None, reset: Array | None) -> State:
@@ -110,7 +110,7 @@ def _pullback(
     method: str, reverse: bool, op: Operator, h0: State, reset_state: Any, reset: Any, h: Any, g: State
 ) -> tuple[Operator, State, State | None]:
     if time_of(op) > 1:
-        return METHODS[method].pullback(op, h0, reset, reset_state, reverse, h, g)  # type: ignore[no-any-return]
+        return METHODS[method].pullback(op, h0, reset, reset_state, reverse, h, g)
     axis = time_axis(op)
     before = states_before(h, h0, reset, reset_state, axis, reverse)
     bars, incoming, to_reset = backward_step(widen(op, op.dtype), before, g, reset)

@@ -132,7 +132,7 @@ class Operator:
 
     def cotangent(self, h: State, g: State) -> Self:
         """The cotangents of the fields, given the states before each step and the cotangent of those after it."""
-        return jax.vjp(lambda op: op.apply(h), self)[1](g)[0]  # type: ignore[no-any-return]
+        return jax.vjp(lambda op: op.apply(h), self)[1](g)[0]
 
     def lower(self) -> Operator:
         """The same maps, closed under composition."""
@@ -140,6 +140,10 @@ class Operator:
 
     def before_loop(self) -> Operator:
         """The same maps, with what is faster computed for all steps at once than step by step."""
+        return self
+
+    def in_kernel(self) -> Operator:
+        """The same maps, in operations that the kernel's compiler gets right."""
         return self
 
     def gates(self) -> dict[str, Any]:
@@ -236,10 +240,6 @@ class KernelOperator(Operator):
     def fold(self, h: Array, where: Array) -> Self:
         """The same maps, constant at f(h) where `where` holds."""
         raise NotImplementedError
-
-    def in_kernel(self) -> Operator:
-        """The same maps, in operations that the kernel's compiler gets right."""
-        return self
 
 
 def select(where: Array | None, x: Any, y: Any) -> Any:

@@ -4,6 +4,8 @@ The derivative of the step at u is w / (1 + (pi w u)^2), the density of a Cauchy
 that it integrates to the step's height for every width w.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -28,7 +30,7 @@ def step(u: Array, width: Array | float = 1.0) -> Array:
 
 
 @step.defjvp
-def _step_jvp(primals, tangents):
+def _step_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     u, width = primals
     return step(u, width), tangents[0] * slope(u, width).astype(u.dtype)
 

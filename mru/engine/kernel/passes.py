@@ -54,7 +54,7 @@ def states(
     h = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], time, x.shape[1]), x.dtype), h0)
     outs = h, jax.ShapeDtypeStruct(jax.tree.leaves(h)[0].shape, jnp.int8) if keep else None
     _, (h, code) = walk(step, reads, starts, outs, reverse, divided)
-    return jax.tree.map(lambda x: x.reshape(*shape[:-1], time, shape[-1]), (unsplit(h), code))  # type: ignore[no-any-return]
+    return jax.tree.map(lambda x: x.reshape(*shape[:-1], time, shape[-1]), (unsplit(h), code))
 
 
 def pullback(
@@ -78,7 +78,7 @@ def pullback(
         through = jacobian * g
         jacobian = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), jacobian, through)
         adjoint = Affine(jacobian, through)
-        return select(flag, jax.tree.map(jnp.zeros_like, adjoint), adjoint)  # type: ignore[no-any-return]
+        return select(flag, jax.tree.map(jnp.zeros_like, adjoint), adjoint)
 
     def step(carry: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
         incoming, to_reset, sums = carry
@@ -136,7 +136,7 @@ class _Fields:
                 return None
             return next(of_steps).reshape(x.shape) if moves else next(of_constants).sum((0, 1)).astype(x.dtype)
 
-        return self.tree.unflatten(list(map(one, self.leaves, self.varies, self.wanted)))
+        return jax.tree.unflatten(self.tree, list(map(one, self.leaves, self.varies, self.wanted)))
 
 
 def _sequences(tree: Any, shape: tuple[int, ...]) -> Any:

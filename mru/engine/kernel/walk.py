@@ -97,8 +97,8 @@ def walk(
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varies) for x in results]
 
     def kernel(*refs: Any) -> None:
-        moving, fixed, given, ahead = tree.unflatten(refs[: len(inputs)])
-        carry_out, outs = results_tree.unflatten(refs[len(inputs) :])
+        moving, fixed, given, ahead = jax.tree.unflatten(tree, refs[: len(inputs)])
+        carry_out, outs = jax.tree.unflatten(results_tree, refs[len(inputs) :])
         program = _Program(grid, reverse, step, Reads(moving, fixed, ahead), outs)
         program.run(carry if callable(carry) else given, carry_out, reaches)
 
@@ -110,7 +110,7 @@ def walk(
         interpret=not on_cuda(),
         name="mru_scan",
     )(*inputs)
-    return results_tree.unflatten(found)  # type: ignore[no-any-return]
+    return jax.tree.unflatten(results_tree, found)
 
 
 class _Program:
@@ -152,14 +152,16 @@ class _Program:
         """What a step reads."""
         pairs = zip(self.moving, self.constants, strict=True)
         t = self.time_of(number)
-        now = self.structure.unflatten([self.load(ref, self.sequence, t) if c is None else c for ref, c in pairs])
+        now = jax.tree.unflatten(
+            self.structure, [self.load(ref, self.sequence, t) if c is None else c for ref, c in pairs]
+        )
         if self.ahead is None:
             return now
         further, last = self.ahead
         at_end = number >= self.grid.time - 1
         return now, select(at_end, last, self.rows(further, self.sequence, self.time_of(number + 1)))
 
-    def tile(self, i: Array, carry: Any, backwards: bool) -> Any:
+    def tile(self, i: Any, carry: Any, backwards: bool) -> Any:
         """Take the steps of a tile, in order or from its end to its start."""
         numbers = [i * self.grid.tile + u for u in range(self.grid.tile)]
         if backwards:
