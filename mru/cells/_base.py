@@ -112,7 +112,7 @@ class Cell(nnx.Module):
             cls.registry_name = name
 
     @classmethod
-    def bidirectional(cls, *args: Any, **kwargs: Any) -> Cell:
+    def bidirectional(cls, *args: Any, rngs: nnx.Rngs | int, **options: Any) -> Cell:
         """This cell in both directions, built with the arguments of one: two cells, unless the class has a better way.
 
         Returns:
@@ -120,7 +120,8 @@ class Cell(nnx.Module):
         """
         from mru.cells.bidirectional import Bidirectional  # which is a cell itself
 
-        return Bidirectional(cls(*args, **kwargs), cls(*args, **kwargs))
+        rngs = as_rngs(rngs)  # once: from one seed both directions would be the same cell
+        return Bidirectional(cls(*args, rngs=rngs, **options), cls(*args, rngs=rngs, **options))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
         """The state before the first step: a pytree of arrays whose shapes begin with `batch_shape`."""

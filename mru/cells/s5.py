@@ -113,9 +113,9 @@ class S5(ScanCell, name="s5"):
         self.dtype = product_dtype(dtype)
 
     @classmethod
-    def bidirectional(cls, *args: Any, **kwargs: Any) -> Cell:
+    def bidirectional(cls, *args: Any, rngs: nnx.Rngs | int, **options: Any) -> Cell:
         """Both directions with one A and B, see `BidirectionalS5`."""
-        return BidirectionalS5(*args, **kwargs)
+        return BidirectionalS5(*args, rngs=rngs, **options)
 
     def discretize(self, steps: Array | None = None, dtype: DTypeLike = jnp.float32) -> tuple[Array, Array]:
         """The coefficient a and the input scale s of h -> a h + s (B x).
