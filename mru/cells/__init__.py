@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from mru.cells._base import REGISTRY, Cell, Ramp, Scheduled, State, StateParam
+from mru.cells._base import REGISTRY, Cell, Ramp, Scheduled, StateParam
 from mru.cells._recurrent import RecurrentCell
 from mru.cells._scan import ScanCell
+from mru.operators.base import State
 
 __all__ = ["REGISTRY", "Cell", "Ramp", "RecurrentCell", "ScanCell", "Scheduled", "State", "StateParam", "get", "names"]
 

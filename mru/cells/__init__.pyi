@@ -4,7 +4,6 @@ from mru.cells._base import REGISTRY as REGISTRY
 from mru.cells._base import Cell as Cell
 from mru.cells._base import Ramp as Ramp
 from mru.cells._base import Scheduled as Scheduled
-from mru.cells._base import State as State
 from mru.cells._base import StateParam as StateParam
 from mru.cells._recurrent import RecurrentCell as RecurrentCell
 from mru.cells._scan import ScanCell as ScanCell
@@ -19,6 +18,7 @@ from mru.cells.pmru import PMRU as PMRU
 from mru.cells.rnn_cell import RNNCell as RNNCell
 from mru.cells.s5 import S5 as S5
 from mru.cells.s5 import BidirectionalS5 as BidirectionalS5
+from mru.operators.base import State as State
 
 def get(name: str) -> type[Cell]: ...
 def names() -> list[str]: ...

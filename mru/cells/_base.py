@@ -8,17 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from mru.operators.base import State
 from mru.registry import Registry
-
-# What a cell carries from step to step: any pytree of arrays, each of the batch's axes and then its own.
-State: TypeAlias = Any
 
 REGISTRY: Registry[Cell] = Registry("cell", "mru.cells")
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.cells._base import Cell, State, named, wide
+from mru.cells._base import Cell, named, wide
+from mru.operators.base import State
 
 
 class RecurrentCell(Cell):

@@ -11,9 +11,10 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells._base import Cell, State, StateParam, named
+from mru.cells._base import Cell, StateParam, named
 from mru.engine.front import scan
-from mru.operators import Operator, Play, Relay
+from mru.operators import Operator
+from mru.operators.base import State
 
 
 class ScanCell(Cell):
@@ -102,12 +103,10 @@ class ScanCell(Cell):
     ) -> tuple[Array, State]:
         state = self._carried(state, x.shape[:-2])
         restored = None if reset is None else self.initial_state()
-        method = self.method if x.shape[-2] > 1 else "auto"  # one step is one step, by any method
-        h = scan(op, state, reset=reset, reset_state=restored, method=method)
+        h = scan(op, state, reset=reset, reset_state=restored, method=self.method)
         if capture is not None:
-            gates = op.gates() if isinstance(op, Relay | Play) else vars(op)
             capture.update(named(h))
-            capture.update({k: v for k, v in gates.items() if _is_sequence(v, x)})
+            capture.update({k: v for k, v in op.gates().items() if _is_sequence(v, x)})
         return self.readout(h, x).astype(x.dtype), jax.tree.map(lambda leaf: _last(leaf, x.ndim - 2), h)
 
 

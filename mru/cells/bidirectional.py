@@ -7,7 +7,8 @@ from typing import NoReturn
 import jax.numpy as jnp
 from jax import Array
 
-from mru.cells._base import Cell, State
+from mru.cells._base import Cell
+from mru.operators.base import State
 
 
 class Bidirectional(Cell):

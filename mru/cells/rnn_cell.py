@@ -7,7 +7,8 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from mru.cells._base import Cell, State
+from mru.cells._base import Cell
+from mru.operators.base import State
 
 
 class RNNCell(nnx.RNNCellBase):

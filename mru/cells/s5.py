@@ -11,13 +11,14 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells._base import Cell, State, StateParam, as_rngs, named
+from mru.cells._base import Cell, StateParam, as_rngs, named
 from mru.cells._hippo import hippo_normal
 from mru.cells._linear import complex_in, product_dtype, real_out
 from mru.cells._scan import ScanCell
 from mru.cells.bidirectional import ends
 from mru.engine.front import scan
 from mru.operators import Affine, Operator
+from mru.operators.base import State
 
 DISCRETIZATIONS = ("zoh", "bilinear")
 C_INITS = ("trunc_standard_normal", "lecun_normal", "complex_normal")

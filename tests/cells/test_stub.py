@@ -11,7 +11,10 @@ STUB = Path(cells.__file__).with_suffix(".pyi")
 HEAD = (
     "# Written by `pytest tests/cells/test_stub.py` from the files of this folder, for type checkers and editors.\n\n"
 )
-SHARED = {"REGISTRY": "mru.cells._base", "State": "mru.cells._base"}  # which are no classes and say not where they are
+SHARED = {
+    "REGISTRY": "mru.cells._base",
+    "State": "mru.operators.base",
+}  # which are no classes and say not where they are
 IMPORT = "from {} import {} as {}\n"
 
 
