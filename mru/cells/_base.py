@@ -201,10 +201,8 @@ class Cell(nnx.Module):
         return state
 
 
-def named(state: State) -> dict[str, Array]:
-    """The arrays of a state by name for `capture`: "state", or "state/0", "state/keys" where there are several."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        "/".join(("state", *filter(None, (jax.tree_util.keystr(path, simple=True, separator="/"),)))): leaf
-        for path, leaf in leaves
-    }
+def named(name: str, tree: Any) -> dict[str, Array]:
+    """The arrays of a pytree by name, for `capture`: "state", or "state/0", "state/keys" where there are several."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return {f"{name}/{path}" if path else name: leaf for path, (_, leaf) in zip(paths, leaves, strict=True)}

@@ -78,7 +78,7 @@ class RecurrentCell(Cell):
         state, h = jax.lax.scan(one, state, steps)
         h = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), h)
         if capture is not None:
-            capture.update(named(h))
+            capture.update(named("state", h))
         return self.readout(h, x).astype(x.dtype), state
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:

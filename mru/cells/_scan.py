@@ -105,8 +105,8 @@ class ScanCell(Cell):
         restored = None if reset is None else self.initial_state()
         h = scan(op, state, reset=reset, reset_state=restored, method=self.method)
         if capture is not None:
-            capture.update(named(h))
-            capture.update({k: v for k, v in op.gates().items() if _is_sequence(v, x)})
+            for name, value in {"state": h, **op.gates()}.items():
+                capture.update({k: v for k, v in named(name, value).items() if _is_sequence(v, x)})
         return self.readout(h, x).astype(x.dtype), jax.tree.map(lambda leaf: _last(leaf, x.ndim - 2), h)
 
 

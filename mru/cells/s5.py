@@ -207,7 +207,7 @@ class BidirectionalS5(S5):
         h = scan(op, start, reset=last, reset_state=start, reverse=True, method=self.method)
         if capture is not None and inner is not None:
             capture.update({f"forward/{k}": v for k, v in inner.items()})
-            capture.update({f"backward/{k}": v for k, v in named(h).items()})
+            capture.update({f"backward/{k}": v for k, v in named("state", h).items()})
         z = self.readout_scale * real_out(h, self.c_backward[...], self.dtype)
         return y + z.astype(x.dtype), state
 

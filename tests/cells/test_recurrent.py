@@ -1,4 +1,4 @@
-"""Cells that run one step after the other: against plain loops in float64, and what their backward pass keeps."""
+"""States of several arrays, and cells that run one step after the other: against plain loops in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from own_cells import LSTM, CachedAttention
-from reference import affine, cell_parameters, patterns, shake, sigmoid
+from reference import affine, cell_parameters, loop, patterns, shake, sigmoid
 
-from mru import cells
+from mru import Operator, cells
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 D, N, T = 3, 5, 30
@@ -117,3 +117,51 @@ def test_captured_states_of_more_axes_are_in_forward_time():
     np.testing.assert_array_equal(capture["backward/state/count"][0], [6, 5, 4, 3, 2, 1])
     assert capture["backward/state/keys"].shape == (2, 6, 4, N)
     np.testing.assert_array_equal((capture["backward/state/keys"][0, :, 1] != 0).any(-1), [1, 1, 1, 1, 1, 0])
+
+
+class Spin(Operator):
+    """(p, q) -> a (p cos w - q sin w, p sin w + q cos w) + (b, 0): the state is two arrays."""
+
+    a: jax.Array
+    w: jax.Array
+    b: tuple
+
+    def compose(self, earlier):
+        p, q = self.turned(earlier.b)
+        return Spin(self.a * earlier.a, self.w + earlier.w, (p + self.b[0], q + self.b[1]))
+
+    def apply(self, h):
+        p, q = self.turned(h)
+        return p + self.b[0], q + self.b[1]
+
+    def turned(self, h):
+        p, q, cos, sin = *h, jnp.cos(self.w), jnp.sin(self.w)
+        return self.a * (p * cos - q * sin), self.a * (p * sin + q * cos)
+
+    def zero_state(self):
+        return jax.tree.map(jnp.zeros_like, self.b)
+
+
+class Spinning(cells.ScanCell):
+    def operator(self, x):
+        shape = jnp.ones((*x.shape[:-1], self.state_size), x.dtype)
+        return Spin(0.9 * shape, 0.3 * shape, (shape * x[..., :1], 0 * shape))
+
+    def readout(self, h, x):
+        return h[0] + 2 * h[1]
+
+    def initial_state(self, batch_shape=()):
+        return jnp.ones((*batch_shape, self.state_size)), jnp.zeros((*batch_shape, self.state_size))
+
+
+def test_a_scan_may_have_a_state_of_two_arrays():
+    """Against complex numbers, h -> 0.9 exp(0.3 i) h + x, over a reset; in chunks; and step by step."""
+    cell, x, capture = Spinning(D, D), np.random.default_rng(0).normal(size=(2, 9, D)).astype(np.float32), {}
+    reset = np.arange(9) == np.array([[4], [6]])
+    y, state = cell(x, reset=reset, capture=capture)
+    h = loop(lambda t, h: 0.9 * np.exp(0.3j) * h + x[:, t, :1], 9, np.ones((2, D)), reset)
+    np.testing.assert_allclose(y, h.real + 2 * h.imag, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state[1], h[:, -1].imag, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(capture["state/1"][:, -1], state[1])
+    _, middle = cell(x[:, :8], reset=reset[:, :8])
+    np.testing.assert_allclose(cell.step(x[:, 8], middle)[0], y[:, 8], rtol=1e-4, atol=1e-5)
