@@ -141,7 +141,7 @@ MISTAKES = {
     "LRU radius above 1": (
         ["--model.cells", "lru", "--model.options.lru.r_max", "1.5"],
         TINY,
-        ["r_max", "1.5", "r_max < 1"],
+        ["r_max", "1.5", "r_max <= 1"],
     ),
     "LRU radius is a text": (["--model.cells", "lru", "--model.options.lru.r_max", "high"], TINY, ["r_max", "high"]),
     "S5 rule": (

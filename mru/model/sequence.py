@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mru import cells as cell_registry
-from mru.cells.base import linear
+from mru.cells._linear import linear
 
 POOLINGS = ("mean", "last", "none")
 
