@@ -68,6 +68,8 @@ class Registry(Generic[T]):
             found = entry.load()
         except Exception as error:  # whatever another package's import may raise
             raise ValueError(f"{where} can not be imported: {type(error).__name__}: {error}") from error
+        if self._classes.get(name) is not found and getattr(found, "name", None) == name:
+            self.add(name, found)  # it says its name, but has no base class that registers it
         if self._classes.get(name) is not found:
             raise ValueError(f"{where} must be a class that is defined with name={name!r}")
 

@@ -7,14 +7,14 @@ is imported and each class it registers becomes an attribute, so no list is kept
 import importlib
 import pkgutil
 
-from mru.cells.base import REGISTRY, Cell, ScanCell, Scheduled, StateParam
+from mru.cells.base import REGISTRY, Cell, Ramp, ScanCell, Scheduled, StateParam
 from mru.cells.bidirectional import Bidirectional
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 globals().update({cell.__name__: cell for cell in REGISTRY.values()})
 
-__all__ = ["Bidirectional", "Cell", "ScanCell", "Scheduled", "StateParam", "get", "names"]
+__all__ = ["Bidirectional", "Cell", "Ramp", "ScanCell", "Scheduled", "StateParam", "get", "names"]
 __all__ += [cell.__name__ for cell in REGISTRY.values()]
 
 

@@ -5,6 +5,8 @@ Shapes: `...` any leading batch axes, T time, D features of the model, N state c
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -23,8 +25,43 @@ class StateParam(nnx.Param):
     """A parameter of the state update: `mru.adamw` trains it with a learning rate of its own and no weight decay."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    """A scalar that goes linearly from `start` to `end` while training is between two fractions of its steps.
+
+    Args:
+        start: Value before.
+        end: Value after.
+        begin: Fraction of the steps at which it begins to move.
+        finish: Fraction of the steps at which it has arrived.
+    """
+
+    start: float
+    end: float
+    begin: float
+    finish: float
+
+    def __call__(self, step: Array | int, steps: int) -> Array:
+        """The value at a step, exactly `end` from the last step of the ramp on."""
+        begin, finish = self.begin * steps, self.arrival(steps)
+        moving = self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
+        return jnp.where(step < finish, moving, self.end)
+
+    def arrival(self, steps: int) -> int:
+        """The first step with the value `end`."""
+        return math.ceil(self.finish * steps)
+
+
 class Scheduled(nnx.Variable):
-    """A scalar that a schedule moves during training: no optimiser sees it, checkpoints keep it."""
+    """A scalar that a schedule moves during training: no optimiser sees it, checkpoints keep it.
+
+    Args:
+        value: The scalar.
+        ramp: How the train loop moves it where a config says nothing else; None to leave it as it is.
+    """
+
+    def __init__(self, value: Array, *, ramp: Ramp | None = None, **metadata: Any):
+        super().__init__(value, ramp=ramp, **metadata)
 
 
 def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mru.cells.base import ScanCell, Scheduled, linear
+from mru.cells.base import Ramp, ScanCell, Scheduled, linear
 from mru.operators import Relay
 
 
@@ -38,7 +38,7 @@ class BMRU(ScanCell, name="bmru"):
         self.threshold = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
         self.alpha = nnx.Param(jnp.ones(state_size))
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
-        self.epsilon = Scheduled(jnp.zeros(()))
+        self.epsilon = Scheduled(jnp.zeros(()), ramp=Ramp(1.0, 0.0, 0.2, 0.6))
         self.width = Scheduled(jnp.ones(()))
 
     def operator(self, x):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tasks
-from mru.training.task import SPLITS, permutation
+from mru.training import SPLITS
 from tasks.base import Generated, accuracy, cross_entropy
 
 GENERATED = ["copy_first", "evidence"]
