@@ -59,6 +59,8 @@ def run(config: Config, argv: list[str]) -> int:
     if workdir.is_complete(config, before):
         say(f"{config.workdir} is complete: it has its summary.json. A larger --train.steps goes on with it.")
         return 0
+    if before is None:
+        resume.check_source(config)
     workdir.prepare(config)
     trainer = Trainer(config, mesh)
     with checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:

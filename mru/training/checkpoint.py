@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 def flatten(state: nnx.State) -> dict[str, jax.Array]:
-    """The arrays of a state by dotted name, such as "blocks.0.cells.0.alpha"."""
-    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    """The arrays of a state, or what stands for them, by dotted name, such as "blocks.0.cells.0.alpha"."""
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def unflatten(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:

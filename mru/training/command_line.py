@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import pathlib
@@ -205,10 +206,8 @@ def _help(
 ) -> NoReturn:
     """Print the help for what the arguments and the file name, and leave."""
     cells = given("model.cells", argv, content).partition(" = ")[2]
-    try:
+    with contextlib.suppress(UserError):  # help is wanted the more where something is wrong
         cells = _values(fields, argv, content)["model"]["cells"]
-    except UserError:
-        pass  # help is wanted the more where something is wrong
     fields.parser.print_help(sys.stdout)
     print(overview(kind, tasks, SECTIONS["model"](cells=cells).names if cells else []))
     raise SystemExit(0)

@@ -1,7 +1,8 @@
-"""Train states to and from checkpoints: saving, going on from the newest that can be read, starting from another run."""
+"""Train states to and from checkpoints: saving, going on from the newest, starting from another run's parameters."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -9,6 +10,7 @@ import pathlib
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -81,31 +83,33 @@ def newest(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
     return None
 
 
-def started_from(workdir: str, state: TrainState) -> TrainState:
-    """`state` with the parameters of another run's best checkpoint, as `mru.load` takes it.
-
-    Raises:
-        UserError: There is none, or its parameters are others; the message names them.
-    """
-    wanted = checkpoint.flatten(state.params)
-    rest = jax.tree.leaves(state.step)[0].sharding
+@contextlib.contextmanager
+def _source(workdir: str) -> Iterator[tuple[Any, int, nnx.State]]:
+    """The checkpoints of a run to start from, the step to take, and what its model holds, without the arrays."""
     try:
         with checkpoint.opened(workdir) as (checkpoints, step):
             _, about = checkpoint.restore(checkpoints, step)
             model = nnx.eval_shape(lambda: SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
-            _check_same({name: x.shape for name, x in wanted.items()}, model, workdir)
-            like = {
-                name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[name].sharding if name in wanted else rest)
-                for name, x in checkpoint.flatten(nnx.state(model)).items()
-            }
-            found, _ = checkpoint.restore(checkpoints, step, model=like)
+            yield checkpoints, step, nnx.state(model)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"init_from = {workdir}: {error}") from None
-    return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
 
 
-def _check_same(wanted: dict[str, tuple[int, ...]], model: SequenceModel, workdir: str) -> None:
-    found = {name: x.shape for name, x in checkpoint.flatten(nnx.state(model, nnx.Param)).items()}
+def check_source(config: Config) -> None:
+    """Whether this config's run can start from the parameters of the run in `init_from`; nothing is compiled.
+
+    Raises:
+        UserError: There is no such run, or its parameters are others; the message names them.
+    """
+    if config.init_from is None:
+        return
+
+    def shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+        return {name: x.shape for name, x in checkpoint.flatten(nnx.filter_state(state, nnx.Param)).items()}
+
+    wanted = shapes(nnx.state(nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))))
+    with _source(config.init_from) as (_, _, state):
+        found = shapes(state)
     differ = [
         f"{name} {found.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
         for name in sorted({*wanted, *found})
@@ -113,7 +117,21 @@ def _check_same(wanted: dict[str, tuple[int, ...]], model: SequenceModel, workdi
     ]
     if differ:
         more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
-        raise UserError(f"init_from = {workdir}, allowed: a run of the same model; {'; '.join(differ[:8])}{more}")
+        raise UserError(
+            f"init_from = {config.init_from}, allowed: a run of the same model; {'; '.join(differ[:8])}{more}"
+        )
+
+
+def started_from(workdir: str, state: TrainState) -> TrainState:
+    """`state` with the parameters of another run: of its best checkpoint, as `mru.load` takes it."""
+    wanted, rest = checkpoint.flatten(state.params), state.step.sharding
+    with _source(workdir) as (checkpoints, step, held):
+        like = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[name].sharding if name in wanted else rest)
+            for name, x in checkpoint.flatten(held).items()
+        }
+        found, _ = checkpoint.restore(checkpoints, step, model=like)
+    return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
 
 
 @functools.cache

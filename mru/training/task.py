@@ -1,4 +1,4 @@
-"""What training asks of a task. Its base class in the folder `tasks` is one way to have it all; no class must be used."""
+"""What training asks of a task. The base class of the folder `tasks` is one way to have it all, not the only one."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Task(Protocol):
         """
 
     def model_inputs(self, batch: Batch) -> ModelInputs:
-        """What the model is called with for a batch of `examples`: `inputs`, and `lengths` and `reset` if it has them."""
+        """What the model is called with for a batch: its `inputs`, and its `lengths` and `reset` if it has them."""
         return ModelInputs(batch["inputs"], batch.get("lengths"), batch.get("reset"))
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The folder of a run: whether a config may go on in it, whether it is complete, and its config.yaml and summary.json."""
+"""The folder of a run: whether a config may go on in it, whether it is complete, its config.yaml and summary.json."""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+"""Fixtures of the tests of configs."""
+
+import jax
+import pytest
+
+import train
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory, where runs/ would appear."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def nothing_compiles(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("this must not be reached")
+
+    monkeypatch.setattr(train, "Trainer", refuse)
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return finished_run()
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of that run to spoil, and the command that goes on with it."""
+    workdir, argv, *_ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    return tmp_path / "run", [*argv[:2], "--workdir", str(tmp_path / "run")]
