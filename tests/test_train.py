@@ -3,7 +3,6 @@ import functools
 import json
 import os
 import random
-import shutil
 import signal
 import struct
 import time
@@ -26,8 +25,11 @@ from train_helpers import (
     kill,
     main,
     parse,
+    read,
     spawn,
+    spoil,
     steps,
+    validations,
     wait_for,
 )
 
@@ -50,19 +52,6 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with compiled_in(folder):
         yield folder
-
-
-@pytest.fixture(scope="module")
-def finished():
-    return finished_run()
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of that run to spoil, and the command that goes on with it."""
-    workdir, argv, *_ = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    return tmp_path / "run", [*argv[:2], "--workdir", str(tmp_path / "run")]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import functools
 import io
 import json
 import os
@@ -192,7 +191,6 @@ def without(text, key):
     return re.sub(rf'"{key}": (\{{[^}}]*\}}|[^,\n]*),?', "", text)
 
 
-@functools.cache
 def finished_run():
     """(workdir, argv, epsilon at each save, what was said) of the finished run of `FULL`, which many tests read."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="mru-finished-"))

@@ -20,16 +20,3 @@ def nothing_compiles(monkeypatch):
 
     monkeypatch.setattr(train, "Trainer", refuse)
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
-
-
-@pytest.fixture(scope="module")
-def finished():
-    return finished_run()
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of that run to spoil, and the command that goes on with it."""
-    workdir, argv, *_ = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    return tmp_path / "run", [*argv[:2], "--workdir", str(tmp_path / "run")]
