@@ -3,6 +3,8 @@ import functools
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import struct
 import time
@@ -18,6 +20,7 @@ from flax import nnx
 from train_helpers import (
     TINY,
     arrays,
+    assert_refused,
     assert_same_arrays,
     compiled_in,
     config_file,
@@ -522,3 +525,80 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
     assert "resumed at step 12" in said
     assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
     assert_same_arrays(arrays(tmp_path / "run", 20), arrays(tmp_path / "whole", 20))
+
+
+# ------------------------------------------------------------------------- longer runs, and runs that start from others
+
+
+def test_one_override_makes_a_smoke_run_and_more_steps_go_on_with_it(tmp_path):
+    """Steps may be fewer than one interval of evaluations; the longer run is as one of its length from there on."""
+    text = TINY.replace("[pmru]", "[bmru]").replace("eval_every: 10", "eval_every: 400")
+    argv = ["--config", config_file(tmp_path, text), "--workdir", tmp_path / "w"]
+    code, said = main(*argv, "--train.steps", "10")
+    assert code == 0, said
+    assert re.search(r"compiling the train step \.\.\.\ncompiled the train step in [\d.]+ s", said)
+    assert re.search(r"compiling the evaluation \.\.\.[\s\S]*compiled the evaluation in [\d.]+ s", said)
+    first = json.loads((tmp_path / "w/summary.json").read_text())
+    assert (first["steps"], steps(tmp_path / "w")) == (10, [10])
+    assert set(first["last_train"]) == {"loss", "mse", "gradient_norm"}
+    for values in (first["test"], first["last_train"], first["seconds"]):
+        assert all(x == float(f"{x:.6g}") for x in values.values())
+
+    longer = ["--train.steps", "40", "--train.eval_every", "10", "--train.log_every", "7", "--model.remat", "true"]
+    code, said = main(*argv, *longer)
+    assert code == 0, said
+    assert "resumed at step 10" in said
+    assert "train.steps was 10 and is 40: from here on the learning rate" in said
+    assert json.loads((tmp_path / "w/summary-10.json").read_text()) == first
+    summary = json.loads((tmp_path / "w/summary.json").read_text())
+    assert summary["steps"] == 40
+    log = read(tmp_path / "w/metrics.jsonl")
+    # The leak comes back with the longer ramp, from step 8 to 24, and nothing is selected before it has gone.
+    assert [line["step"] for line in validations(log)] == [10, 30, 40]
+    assert "is complete" in main(*argv, *longer)[1]
+    code, said = main(*argv, "--train.steps", "30")
+    assert_refused(code, said.splitlines()[-1], ["train.steps = 30", "at least the 40"])
+
+
+def test_a_run_starts_from_the_parameters_of_another(finished, tmp_path):
+    workdir, argv, *_ = finished
+    options = ["--train.steps", "5", "--optimizer.lr", "1e-12", "--train.schedules.epsilon.begin", "0.1"]
+    code, said = main(*argv[:2], "--workdir", tmp_path / "w", "--init_from", workdir, *options)
+    assert code == 0, said
+    assert f"from the parameters of {workdir}" in said
+    best, found = (
+        mru.training.checkpoint.flatten(nnx.state(mru.load(w), nnx.Param)) for w in (workdir, tmp_path / "w")
+    )
+    assert best.keys() == found.keys()
+    for name in best:
+        np.testing.assert_allclose(found[name], best[name], rtol=1e-6, atol=1e-9)
+    log = read(tmp_path / "w/metrics.jsonl")
+    assert [line["step"] for line in log] == [5, 5]  # a new run: its own steps
+    assert yaml.safe_load((tmp_path / "w/config.yaml").read_text())["init_from"] == str(workdir)
+
+
+def test_a_run_of_another_model_is_no_source(finished, tmp_path):
+    workdir, argv, *_ = finished
+    code, said = main(*argv[:2], "--workdir", tmp_path / "w", "--init_from", workdir, "--model.state_size", "6")
+    assert_refused(
+        code, said, ["init_from = ", "a run of the same model", "blocks.0.cells.0.alpha (4,) there, (6,) here"]
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(copied):
+    """Its progress has no steps, and its config.yaml no `init_from`."""
+    workdir, argv = copied
+    (workdir / "summary.json").unlink()
+    for folder in (workdir / "checkpoints").iterdir():
+        path = folder / "about/metadata"
+        about = json.loads(path.read_text())
+        del about["progress"]["steps"]
+        path.write_text(json.dumps(about))
+    held = yaml.safe_load((workdir / "config.yaml").read_text())
+    del held["init_from"]
+    (workdir / "config.yaml").write_text(yaml.safe_dump(held))
+    shutil.rmtree(workdir / "checkpoints/40")
+    code, said = main(*argv)
+    assert code == 0, said
+    assert "resumed at step 35" in said

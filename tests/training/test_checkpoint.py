@@ -1,14 +1,18 @@
 import json
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from train_helpers import arrays, assert_same_arrays, steps
+from train_helpers import ROOT, arrays, assert_same_arrays, steps
 
 import mru
 import mru.training.checkpoint
 from mru.training.progress import Progress
+
+TRAINING = ["grain", "jsonargparse", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "sklearn", "tasks"]
 
 
 def test_load_gives_the_arrays_of_the_checkpoint(finished):
@@ -82,3 +86,23 @@ def test_of_equal_metrics_the_latest_is_kept(tmp_path):
             checkpoints.wait_until_finished()
         assert (progress.best_step, progress.since_best) == (4, 3)
         assert steps(tmp_path / goal) == [4, 6, 7]
+
+
+def test_load_says_nothing_and_needs_no_package_of_training(finished, tmp_path):
+    """In a process of its own, where what only training needs can not be imported."""
+    code = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {TRAINING!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+import mru
+model = mru.load({str(finished[0])!r})
+print(type(model).__name__, len(model.blocks))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "SequenceModel 1\n"
+    assert done.stderr == ""

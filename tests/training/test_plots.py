@@ -40,15 +40,23 @@ def test_plots_are_drawn(retention, metric, tmp_path):
 def test_what_is_plotted(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
-    drawn = []
-    monkeypatch.setattr(Axes, "plot", lambda self, *args, label=None, **kwargs: drawn.append((label, *args)))
-    monkeypatch.setattr(Axes, "legend", lambda *args, **kwargs: None)
+    drawn, lines = [], {}
+
+    def plot(self, *args, label=None, **kwargs):
+        drawn.append((label, *args))
+        lines[label] = kwargs.get("linestyle", "-")
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    legends = []
+    monkeypatch.setattr(Axes, "legend", lambda self, **kwargs: legends.append(self))
     plots.plot(tmp_path, LOG, SUMMARY, "length")
     curves = [(label, list(map(float, x)), list(map(float, y))) for label, x, y, *_ in drawn if np.ndim(x)]
     assert ("train", [5, 10], [2, 1]) in curves
     assert ("validation", [10], [0.5]) in curves
     assert ("test", [20, 2000, 100000], [0.6, 0.7, 0.8]) in curves
-    assert ("test, at the best step", 10, 0.6, "r*") in drawn
+    assert drawn.count(("test, at the best step", 10, 0.6, "r*")) == 2
+    assert len(set(legends)) == 3  # loss, metric, retention
+    assert (lines["train"], lines["validation"]) == ("-", "")  # a few evaluations are points, not a curve
 
 
 def test_plots_before_a_first_validation_and_a_second_time(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from train_helpers import compiled_in, make_trainer, run_steps
+from train_helpers import TINY, compiled_in, make_trainer, run_steps
 
 import mru
+from mru.training import checkpoint
 from mru.training import trainer as trainers
 from mru.training.batches import train_batches
 
@@ -129,3 +130,24 @@ def test_the_leak_is_that_of_the_step(tmp_path, monkeypatch):
     jax.block_until_ready(state)
     jax.effects_barrier()
     assert seen == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+
+
+def test_a_longer_run_continues_its_schedules_at_the_step(tmp_path):
+    """The leak and the learning rate of a run of 10 steps that goes on to 40."""
+    text = TINY.replace("[pmru]", "[bmru]").replace("steps: 20", "steps: 10")
+    state, _ = run_steps(make_trainer(tmp_path, text=text), 10)
+    assert float(checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"]) == 0
+    longer = make_trainer(tmp_path, "--train.steps", "40", text=text)
+    state = longer.continued(state)
+    assert float(checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"]) == pytest.approx(1 - 2 / 16)
+    assert int(state.step) == 10
+    with contextlib.closing(train_batches(longer.task, batch_size=8, seed=0, start_step=10)) as batches:
+        batch = {name: x[0] for name, x in next(batches).items()}
+    rates = []
+    for trainer in (longer, make_trainer(tmp_path, text=text)):
+        after, _ = jax.jit(trainer._step)(state, batch)
+        pairs = zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True)
+        rates.append(max(float(jnp.abs(a - b).max()) for a, b in pairs))
+    # One step of the same state: its size is in proportion to the learning rate, a cosine from 0.01 to 0.0001.
+    cosine = 1e-4 + (1e-2 - 1e-4) * 0.5 * (1 + np.cos(np.pi * (10 - 4) / (40 - 4)))
+    assert rates[0] / rates[1] == pytest.approx(cosine / 1e-4, rel=0.05)
