@@ -31,7 +31,7 @@ def draw(summaries: list[dict], out: pathlib.Path) -> None:
             "zorder": 2 + number,
         }
         marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 9 - 2 * (number % 3), "fillstyle": "none"}
-        axis.plot(lengths, list(summary["retention"].values()), label=name, zorder=2 + number, **style, **marker)
+        axis.plot(lengths, list(summary["retention"].values()), label=name, **style, **marker)
     axis.axhline(chance, color="grey", linestyle=":", linewidth=1, label="chance", zorder=1)
     trained = summaries[0]["task"].get("length")
     if trained is not None:
