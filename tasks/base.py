@@ -15,7 +15,7 @@ import mru.training
 from mru.registry import Registry
 from mru.training import ENDLESS, SPLITS
 
-REGISTRY: Registry["Task"] = Registry("task", "mru.tasks")
+REGISTRY: Registry[mru.training.Task] = Registry("task", "mru.tasks")
 
 
 @dataclass(frozen=True)

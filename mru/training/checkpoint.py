@@ -98,7 +98,7 @@ def save(
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, jax.Array]
+    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, Any]
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
     """The arrays of a step, and what `save` was told about it.
 

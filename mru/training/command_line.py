@@ -19,7 +19,7 @@ from mru.registry import Registry
 from mru.training.config import Config, checked
 from mru.training.help import described, overview
 from mru.training.messages import UserError, explain, given, words
-from mru.training.sections import RANGES, SECTIONS
+from mru.training.sections import RANGES, SECTIONS, ModelConfig
 from mru.training.task import Task
 
 USAGE = "python train.py --config FILE.yaml [--SECTION.FIELD VALUE ...]"
@@ -140,7 +140,7 @@ def make_parser(kind: type[Task] | None, tasks: Registry[Task]) -> Fields:
     return fields
 
 
-def _add_section(fields: Fields, section: str, holder: type, tasks: Registry[Task]) -> None:
+def _add_section(fields: Fields, section: str, holder: Any, tasks: Registry[Task]) -> None:
     title = (holder.__doc__ or "").partition("\n")[0].rstrip(".")
     group = fields.parser.add_argument_group(f"{section}: {title}" if title else section)
     if section == "task":
@@ -209,5 +209,5 @@ def _help(
     with contextlib.suppress(UserError):  # help is wanted the more where something is wrong
         cells = _values(fields, argv, content)["model"]["cells"]
     fields.parser.print_help(sys.stdout)
-    print(overview(kind, tasks, SECTIONS["model"](cells=cells).names if cells else []))
+    print(overview(kind, tasks, ModelConfig(cells=cells).names if cells else []))
     raise SystemExit(0)

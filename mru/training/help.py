@@ -56,7 +56,7 @@ def _first_lines(registry: Any) -> list[tuple[str, str]]:
 def _options(name: str) -> list[tuple[str, str]]:
     """Each option of a cell with what its constructor's docstring says of it, and its default."""
     cell = mru.cells.get(name)
-    docs = [text for kind in cell.__mro__ for text in (kind.__init__.__doc__, kind.__doc__)]
+    docs = [text for kind in cell.__mro__ for text in (inspect.getattr_static(kind, "__init__").__doc__, kind.__doc__)]
     return [
         (option, f"{described(docs, option)} (default: {parameter.default})")
         for option, parameter in cell_options(cell).items()

@@ -41,7 +41,13 @@ def compiling(what: str) -> Iterator[None]:
 
 def words(hint: Any) -> str:
     """A type in words."""
-    plain = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    plain: dict[Any, str] = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
     plain |= {Plain: "plain values"}
     if hint in RANGES or hint in plain:
         return RANGES.get(hint) or plain[hint]

@@ -43,7 +43,7 @@ def _learning(axes: Any, log: list[dict[str, Any]], summary: dict[str, Any]) -> 
     """Loss and metric against the step, a panel each."""
     metric, best = summary["metric"], summary["best_step"]
     # A handful of evaluations is no curve: points alone, which nothing joins.
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.7},
         "validation": {"marker": "o", "markersize": 4, "color": "black", "linestyle": ""},
     }

@@ -47,23 +47,30 @@ def report(
     for length in task.retention:
         retention[length] = trainer.evaluate_at(best, task.at(length), stop.check)[task.metric]
         say(f"{task.retention_axis} {length:>9,}: test {task.metric} {retention[length]:.4g}")
-    if jax.process_index() != 0:
-        return
+    if jax.process_index() == 0:
+        _write(trainer, progress, int(state.step), {**values, "retention": retention}, clock, argv)
+        say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
+
+
+def _write(
+    trainer: Trainer, progress: Progress, steps: int, measured: dict[str, Any], clock: Clock, argv: list[str]
+) -> None:
+    """summary.json and the plots."""
+    config, task = trainer.config, trainer.task
     log = read_log(config.workdir / "metrics.jsonl")
     summary = {
         "task": config.resolved["task"],
         "cells": config.model.blocks,
         "parameters": trainer.parameters,
-        "steps": int(state.step),
-        "best_step": best_step,
+        "steps": steps,
+        "best_step": progress.best_step,
         "seed": config.train.seed,
         "metric": task.metric,
         "chance": task.chance,
-        **values,
-        **_last(log, best_step),
-        "retention": retention,
+        **measured,
+        **_last(log, progress.best_step),
         "seconds": {"wall": clock.wall(), "compile": clock.compile},
-        "steps_per_second": int(state.step) / clock.train,
+        "steps_per_second": steps / clock.train,
         "device": provenance.device(),
         "versions": provenance.versions(),
         "command": shlex.join(["python", "train.py", *argv]),
@@ -72,10 +79,9 @@ def report(
     plots.plot(config.workdir / "plots", log, summary, task.retention_axis)
     text = json.dumps({name: x if name == "task" else rounded(x) for name, x in summary.items()}, indent=2)
     write(config.workdir / "summary.json", text + "\n")
-    say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
 
 
-def _last(log: list[dict[str, Any]], best_step: int) -> dict[str, dict[str, float]]:
+def _last(log: list[dict[str, Any]], best_step: int | None) -> dict[str, dict[str, float]]:
     """The last line of training, and of validation where that is not the best step's."""
     found = {}
     for split in ("train", "validation"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+from typing import Any
 
 MARKERS, STYLES = "osD^v", ("-", "--", "-.", ":")
 
@@ -25,12 +26,16 @@ def draw(summaries: list[dict], out: pathlib.Path) -> None:
         lengths = [int(length) for length in summary["retention"]]
         name = " + ".join(dict.fromkeys(cell.upper() for cell in summary["cells"]))
         # Curves may lie on each other: the next is thinner, and its open markers leave those below it to be seen.
-        style = {
+        style: dict[str, Any] = {
             "linewidth": max(1.0, 2.2 - 0.4 * number),
             "linestyle": STYLES[number % len(STYLES)],
             "zorder": 2 + number,
         }
-        marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 9 - 2 * (number % 3), "fillstyle": "none"}
+        marker: dict[str, Any] = {
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 9 - 2 * (number % 3),
+            "fillstyle": "none",
+        }
         axis.plot(lengths, list(summary["retention"].values()), label=name, **style, **marker)
     axis.axhline(chance, color="grey", linestyle=":", linewidth=1, label="chance", zorder=1)
     trained = summaries[0]["task"].get("length")

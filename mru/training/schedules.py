@@ -40,9 +40,9 @@ def ramps(state: nnx.State, changes: Mapping[str, Mapping[str, float]]) -> dict[
                 raise ValueError(_wrong(f"{name}.{field}", value, allowed))
     found = {}
     for path, leaf in scheduled.items():
-        own, fields = leaf.get_metadata().get("ramp"), changes.get(str(path[-1]))
-        if fields is not None or own is not None:
-            found[path] = _changed(str(path[-1]), own, fields or {})
+        name, own = str(path[-1]), leaf.get_metadata().get("ramp")
+        if name in changes or own is not None:
+            found[path] = _changed(name, own, changes.get(name, {}))
     return found
 
 

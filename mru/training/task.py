@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 # A training set at least this large is a generator of independent examples, not a list to visit in epochs.
 ENDLESS = 2**62
 
-Batch = Mapping[str, Any]
+Batch = dict[str, Any]
 
 
 class MissingData(Exception):

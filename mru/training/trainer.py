@@ -95,7 +95,7 @@ class Trainer:
         again = jax.jit(self._scheduled, out_shardings=self.shardings.rest)
         return dataclasses.replace(state, rest=again(state.rest, state.step))
 
-    def _outputs(self, model: Any, batch: Mapping[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+    def _outputs(self, model: Any, batch: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
         given = self.task.model_inputs(batch)
         return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs)[0]
 
@@ -139,7 +139,7 @@ class Trainer:
 
         return {name: jax.make_array_from_process_local_data(sharding(name), x) for name, x in batch.items()}
 
-    def _sums(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def _sums(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         values = self.task.metrics(outputs, batch) | {"loss": self.task.loss(outputs, batch)}
         return {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
 
@@ -192,7 +192,8 @@ class Trainer:
                 raise UserError(
                     f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples"
                 )
-            outputs, carried = [], nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
+            outputs: list[jax.Array] = []
+            carried = nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
             for end in range(first, task.length + 1, chunk):
                 here = slice(max(0, end - chunk), end)
                 resets = None if reset is None else reset[:, here]
