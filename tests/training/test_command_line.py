@@ -255,6 +255,7 @@ INSIDE = {  # where any mapping or value could stand
     "task.length": "task: {name: copy_first, length: %s}",
     "task.retention": "task: {name: copy_first, retention: %s}",
     "workdir": "workdir: %s",
+    "init_from": "init_from: %s",
 }
 
 
