@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mru.training import report as results
+from mru.training import provenance
 
 
 def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, float]:
@@ -127,8 +127,8 @@ def report(
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
-        "versions": results.versions(),
-        "commit": results.commit(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
     }
     lines = ",\n".join("  " + json.dumps(row) for row in found)
     out.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')

@@ -64,6 +64,9 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever another package's import may raise
             raise ValueError(f"{where} can not be imported: {type(error).__name__}: {error}") from error
         held = self._classes.get(name)
+        if held is None and isinstance(found, type) and getattr(found, "name", None) == name:
+            self.add(name, found)  # it says its name, but has no base class that registers it
+            return
         if not isinstance(found, type) or held is None or _place(held) != _place(found):
             taken = "" if held is None else f"; that name is taken by {_place(held)}"
             raise ValueError(f"{where} must be a class that is defined with name={name!r}{taken}")

@@ -11,26 +11,23 @@ import numpy as np
 import optax
 from jax import Array
 
-from mru.training.task import ENDLESS, SPLITS
+import mru.training
+from mru.registry import Registry
+from mru.training import ENDLESS, SPLITS
+
+REGISTRY: Registry[mru.training.Task] = Registry("task", "mru.tasks")
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(mru.training.Task):
     """One task. The dataclass fields are the options a user sets, the class variables what the task fixes.
 
     A subclass is decorated with `@dataclass(frozen=True)`, registers itself with `class MyTask(Task, name="my_task")`,
-    sets the class variables and defines `length`, `sizes`, `_examples`, `loss`, `metrics`, and `_validate` for options.
+    sets what `mru.training.Task` asks for, and defines `length`, `sizes`, `_examples`, `loss`, `metrics`, and
+    `_validate` for options.
 
     Class variables:
-        features: channels of float inputs `(B, T, features)`; 0 for tokens.
-        vocabulary: number of token values of int inputs `(B, T)`; 0 for float inputs.
-        outputs: width of the model's output.
-        pooling: the readout over time, "last", "mean" or "none".
-        metric: the metric that selects a model, one of the keys of `metrics`.
-        goal: "min" or "max", the better direction of `metric`.
-        chance: value of `metric` for a model that ignores its input.
         retention_option: name of the option that `at` replaces; empty if the task has no retention curve.
-        retention_axis: what that option is called on a plot.
         dataset: name of the public data set in tensorflow-datasets; empty if nothing has to be prepared.
 
     Attributes:
@@ -41,28 +38,14 @@ class Task:
     seed: int = 0
     retention: tuple[int, ...] = ()
 
-    registry: ClassVar[dict[str, type["Task"]]] = {}
-    name: ClassVar[str]
-    features: ClassVar[int] = 0
-    vocabulary: ClassVar[int] = 0
-    outputs: ClassVar[int]
-    pooling: ClassVar[str]
-    metric: ClassVar[str]
-    goal: ClassVar[str]
-    chance: ClassVar[float]
     retention_option: ClassVar[str] = ""
-    retention_axis: ClassVar[str] = ""
     dataset: ClassVar[str] = ""
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         """Registers the subclass under `name`; a subclass without one is a base of other tasks."""
-        super().__init_subclass__(**kwargs)
-        if name is None:
-            return
-        if name in Task.registry:
-            raise ValueError(f"task name {name!r} is taken by {Task.registry[name].__module__}")
-        cls.name = name
-        Task.registry[name] = cls
+        super().__init_subclass__(name, **kwargs)
+        if name is not None:
+            REGISTRY.add(name, cls)
 
     def __post_init__(self) -> None:
         """Validates the options.
@@ -91,16 +74,6 @@ class Task:
         value = getattr(self, option)
         valid = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
         self._require(option, valid, f"an integer >= {low}")
-
-    @property
-    def length(self) -> int:
-        """Time steps T of every example (of the longest, where they are padded)."""
-        raise NotImplementedError
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of examples of each split."""
-        raise NotImplementedError
 
     def at(self, length: int) -> Self:
         """The same task at another length, for a retention curve.
@@ -138,14 +111,6 @@ class Task:
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         """`examples` after its arguments were checked."""
-        raise NotImplementedError
-
-    def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
-        """Loss of each example, float32 `(B,)`, from the model's outputs `(B, outputs)`."""
-        raise NotImplementedError
-
-    def metrics(self, outputs: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        """Metrics of each example, float32 `(B,)` each; what is reported is their mean over examples."""
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
-from mru.training.task import permutation
+from mru.training.shuffle import permutation
 from tasks.base import Task, accuracy, cross_entropy
 
 _TEST = 359  # 20 % of 1,797

@@ -36,7 +36,7 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
         ModuleNotFoundError: TensorFlow is not installed.
         Exception: whatever the builder raises, for a failed download or a wrong checksum.
     """
-    dataset = tasks.get(name).dataset
+    dataset = getattr(tasks.get(name), "dataset", "")
     if not dataset:
         return f"{name} needs no data set: nothing to prepare"
 

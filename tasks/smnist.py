@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
-from mru.training.task import MissingData, permutation
+from mru.training import MissingData
+from mru.training.shuffle import permutation
 from tasks.base import Task, accuracy, cross_entropy
 
 # Mean and standard deviation of all training pixels, which every published result divides by.

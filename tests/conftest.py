@@ -1,4 +1,4 @@
-"""Puts `reference` on the path of every test below, and makes hypothesis draw the same examples in each run."""
+"""Puts `reference` on the path of every test below, makes hypothesis repeat its examples, and trains a run to read."""
 
 import atexit
 import os
@@ -31,3 +31,19 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """(workdir, argv, epsilon at each save, what was said) of one finished run, which many tests read."""
+    from train_helpers import finished_run
+
+    return finished_run()
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of that run to spoil, and the command that goes on with it."""
+    workdir, argv, *_ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    return tmp_path / "run", [*argv[:2], "--workdir", str(tmp_path / "run")]

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from mru.training import config as configs
+import tasks
+from mru.training import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,9 +38,9 @@ def test_train_command_parses(command, monkeypatch):
         argv += ["--distributed.num_processes", "2", "--distributed.process_id", "1"]
     if "--help" in argv:
         with pytest.raises(SystemExit, match="0"):
-            configs.parse(argv)
+            command_line.parse(argv, tasks.REGISTRY)
     else:
-        assert configs.parse(argv).train.steps > 0
+        assert command_line.parse(argv, tasks.REGISTRY).train.steps > 0
 
 
 def test_links_and_named_files_exist():

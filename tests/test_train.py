@@ -2,8 +2,8 @@ import contextlib
 import functools
 import json
 import os
-import platform
 import random
+import re
 import shutil
 import signal
 import struct
@@ -14,55 +14,39 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
 import pytest
 import yaml
 from flax import nnx
 from train_helpers import (
     TINY,
     arrays,
+    assert_refused,
     assert_same_arrays,
     compiled_in,
     config_file,
     end,
     kill,
     main,
+    parse,
+    read,
     spawn,
+    spoil,
     steps,
+    validations,
     wait_for,
 )
 
 import mru
 import mru.training.checkpoint
 import tasks
-import train
-from mru.cells import StateParam
+from mru.training import log as run_log
 from mru.training.batches import train_batches
-from mru.training.config import parse
+from mru.training.stop import Stop
 from tasks.base import Task
 
 # Orbax reads the arrays of a checkpoint at once; where one can not be read, it leaves the others to an event loop that
 # is closed already.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
-
-# One run that most tests below read: three cells, a ramp from step 10 to 20, and lengths to be streamed.
-FULL = """\
-task: {name: copy_first, length: 20, retention: [20, 1300], held_out: 20}
-model: {cells: [bmru+lru+pmru], width: 8, state_size: 4, expansion: 1, positions: 2}
-optimizer: {lr: 2.0e-2}
-train:
-  {steps: 40, batch_size: 8, eval_every: 5, log_every: 5, steps_per_dispatch: 5,
-   schedules: {epsilon: {begin: 0.25, finish: 0.5}}}
-"""
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def validations(log):
-    return [line for line in log if line["split"] == "validation"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,56 +57,10 @@ def cache(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(workdir, argv, epsilon at each save, what was said) of the finished run of `FULL`."""
-    folder = tmp_path_factory.mktemp("finished")
-    argv = ["--config", str(config_file(folder, FULL)), "--workdir", str(folder / "run")]
-    epsilon = {}
-
-    def save(checkpoints, config, state, *rest):
-        epsilon[int(state.step)] = float(mru.training.checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"])
-        return real(checkpoints, config, state, *rest)
-
-    real, train.save = train.save, save
-    try:
-        code, said = main(*argv)
-    finally:
-        train.save = real
-    assert code == 0, said
-    return folder / "run", argv, epsilon, said
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of that run to spoil, and the command that goes on with it."""
-    workdir, argv, *_ = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    return tmp_path / "run", [*argv[:2], "--workdir", str(tmp_path / "run")]
-
-
 @pytest.fixture
 def registry(monkeypatch):
     """Tasks defined in a test are known in that test alone."""
-    monkeypatch.setattr(Task, "registry", dict(Task.registry))
-
-
-def make_trainer(tmp_path, *argv, text=TINY):
-    config = parse(["--config", str(config_file(tmp_path, text)), "--workdir", str(tmp_path / "w"), *argv])
-    return train.Trainer(config, train.make_mesh(config.mesh, config.train.batch_size))
-
-
-def run_steps(trainer, number, dispatch=1):
-    """The train state after so many steps, and the loss of each."""
-    config, state, compiled, losses = trainer.config.train, trainer.initial(), None, []
-    batches = train_batches(trainer.task, batch_size=config.batch_size, seed=config.seed, steps_per_batch=dispatch)
-    with contextlib.closing(batches):
-        for _ in range(number // dispatch):
-            batch = trainer.place(next(batches), 1)
-            compiled = compiled or trainer.compile(state, batch)
-            state, metrics = compiled(state, batch)
-            losses += np.asarray(metrics["loss"]).tolist()
-    return state, losses
+    monkeypatch.setattr(tasks.REGISTRY, "_classes", dict(tasks.REGISTRY._classes))
 
 
 # --------------------------------------------------------------------------------------------- what a run leaves behind
@@ -191,23 +129,6 @@ def test_the_leak_goes_from_one_to_exactly_zero(finished):
     assert float(mru.load(workdir, 40).blocks[0].cells[0].width[...]) == 1.0  # no schedule moves it
 
 
-def test_the_leak_is_that_of_the_step(tmp_path, monkeypatch):
-    """Each step trains with the value of its own number, counted from 0."""
-    seen = []
-    real = train.mru.SequenceModel.__call__
-
-    def call(model, *args, **kwargs):
-        jax.debug.callback(lambda x: seen.append(float(x)), model.blocks[0].cells[0].epsilon[...])
-        return real(model, *args, **kwargs)
-
-    monkeypatch.setattr(train.mru.SequenceModel, "__call__", call)
-    ramp = ["--train.schedules.epsilon", "{begin: 0.1, finish: 0.3}"]
-    state, _ = run_steps(make_trainer(tmp_path, "--model.cells", "bmru", *ramp), 8)
-    jax.block_until_ready(state)
-    jax.effects_barrier()
-    assert seen == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
-
-
 def test_nothing_is_selected_before_the_leak_has_gone(finished):
     log = validations(read(finished[0] / "metrics.jsonl"))
     assert [line["step"] for line in log] == [20, 25, 30, 35, 40]
@@ -221,8 +142,10 @@ def test_the_best_validation_is_selected(finished):
     chosen = [line for line in log if line["mse"] == best][-1]
     assert summary["best_step"] == chosen["step"]
     for name in ("loss", "mse"):
-        assert summary["validation"][name] == pytest.approx(chosen[name], rel=1e-6)
-        assert summary["last_validation"][name] == log[-1][name]
+        assert summary["validation"][name] == pytest.approx(chosen[name], rel=1e-5)
+        if chosen["step"] != 40:
+            assert summary["last_validation"][name] == pytest.approx(log[-1][name], rel=1e-5)
+    assert ("last_validation" in summary) == (chosen["step"] != 40)
     assert steps(workdir) == sorted({35, 40, chosen["step"]})
 
 
@@ -263,215 +186,6 @@ def test_the_same_command_again_says_that_it_is_complete(finished):
     assert said.count("\n") == 1
     assert "is complete" in said
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
-
-
-# -------------------------------------------------------------------------------------------------- loading checkpoints
-
-
-def test_load_gives_the_arrays_of_the_checkpoint(finished):
-    workdir, *_ = finished
-    best = json.loads((workdir / "summary.json").read_text())["best_step"]
-    for step, model in ((best, mru.load(workdir)), (35, mru.load(workdir, 35)), (40, mru.load(str(workdir), step=40))):
-        held = arrays(workdir, step)
-        found = mru.training.checkpoint.flatten(nnx.state(model))
-        assert found.keys() == {name for name in held if not name.startswith("[")}
-        assert_same_arrays({name: np.asarray(x) for name, x in found.items()}, {name: held[name] for name in found})
-
-
-def test_load_without_a_summary_takes_the_newest(copied):
-    workdir, _ = copied
-    (workdir / "summary.json").unlink()
-    found = mru.training.checkpoint.flatten(nnx.state(mru.load(workdir)))
-    held = arrays(workdir, 40)
-    assert_same_arrays({name: np.asarray(x) for name, x in found.items()}, {name: held[name] for name in found})
-
-
-def test_load_of_what_is_not_there(finished, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no checkpoints"):
-        mru.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"has no step 7; steps there: \[.*35, 40\]"):
-        mru.load(finished[0], 7)
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no step None; steps there: \[\]"):
-        mru.load(tmp_path)
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-@pytest.mark.parametrize(
-    "model", [{"inputs": 1, "outputs": 1, "cells": ["lru"], "hook": "os.system"}, {"cells": ["os.system"]}, None]
-)
-def test_a_crafted_checkpoint_is_refused(copied, model):
-    workdir, _ = copied
-    path = workdir / "checkpoints/40/about/metadata"
-    about = json.loads(path.read_text())
-    assert set(about) == {"model", "task", "progress"}
-    path.write_text(json.dumps({"model": model} if model else {"progress": {}}))
-    with pytest.raises(ValueError, match="40 holds no model of this version"):
-        mru.load(workdir, 40)
-
-
-def test_checkpoints_hold_no_pickles(finished):
-    files = [path for path in (finished[0] / "checkpoints").rglob("*") if path.is_file()]
-    assert len(files) > 20
-    for path in files:
-        data = path.read_bytes()
-        assert path.suffix not in (".pkl", ".pickle", ".npy", ".npz", ".pt")
-        assert not (data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05")
-        assert b"cnumpy" not in data
-        assert b"__reduce__" not in data
-
-
-def test_of_equal_metrics_the_latest_is_kept(tmp_path):
-    """The rule of `train.selected`, and that of the folder, must be one, or the best would be deleted."""
-    for goal, values in (("min", [3, 1, 2, 1, 2, 3, 2]), ("max", [1, 3, 2, 3, 2, 1, 2])):
-        progress, task = {"best": None, "since_best": 0}, type("T", (), {"goal": goal})
-        with mru.training.checkpoint.manager(tmp_path / goal, "m", goal) as checkpoints:
-            for step, value in enumerate(values, 1):
-                progress |= train.selected(task, progress, float(value), step)
-                mru.training.checkpoint.save(
-                    checkpoints,
-                    step,
-                    model={"a": jnp.ones(1)},
-                    train={"b": jnp.ones(1)},
-                    about={},
-                    metrics={"m": float(value)},
-                )
-            checkpoints.wait_until_finished()
-        assert (progress["best_step"], progress["since_best"]) == (4, 3)
-        assert steps(tmp_path / goal) == [4, 6, 7]
-
-
-# ------------------------------------------------------------------------------------------------------- the train step
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """The trainer of `TINY`, its state after ten steps, and their losses."""
-    trainer = make_trainer(tmp_path_factory.mktemp("plain"))
-    return trainer, *run_steps(trainer, 10)
-
-
-def test_steps_in_one_dispatch_are_the_same_steps(plain):
-    trainer, state, losses = plain
-    together, same = run_steps(trainer, 10, dispatch=5)
-    np.testing.assert_allclose(same, losses, rtol=1e-5)
-    assert int(together.step) == int(state.step) == 10
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together.params, state.params)
-
-
-def test_a_train_step_by_hand(plain):
-    """Loss and gradient of the model on that very batch, and the update that the optimiser makes of them."""
-    trainer, _, losses = plain
-    state = trainer.initial()
-
-    @jax.jit
-    def gradient_of(params, rest, batch):
-        def loss(params):
-            outputs, _ = nnx.merge(trainer.graphdef, params, rest)(batch["inputs"])
-            return jnp.mean((outputs - batch["targets"]) ** 2)
-
-        return jax.value_and_grad(loss)(params)
-
-    with contextlib.closing(train_batches(trainer.task, batch_size=8, seed=0)) as batches:
-        for expected in losses[:3]:
-            value, gradient = gradient_of(state.params, state.rest, {name: x[0] for name, x in next(batches).items()})
-            assert float(value) == pytest.approx(expected, rel=1e-5)
-            updates, optimizer = trainer.transform.update(gradient, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-            state = train.TrainState(params, state.rest, optimizer, state.step + 1)
-
-
-def test_rematerialised_blocks_are_the_same_blocks(plain, tmp_path):
-    _, losses = run_steps(make_trainer(tmp_path, "--model.remat", "true"), 10)
-    np.testing.assert_allclose(losses, plain[2], rtol=1e-4)
-
-
-def test_bfloat16_computes_coarsely_and_keeps_float32(plain, tmp_path):
-    state, losses = run_steps(make_trainer(tmp_path, "--model.dtype", "bfloat16"), 10)
-    np.testing.assert_allclose(losses, plain[2], rtol=0.1)
-    assert not np.allclose(losses, plain[2], rtol=1e-5)
-    assert {x.dtype for x in jax.tree.leaves((state.params, state.rest))} <= {jnp.dtype("float32")}
-
-
-def test_dropout_is_of_seed_and_step_and_only_in_training(plain, tmp_path):
-    trainer = make_trainer(tmp_path, "--model.dropout", "0.5", "--model.expansion", "1")
-    state, losses = run_steps(trainer, 4)
-    assert run_steps(trainer, 4)[1] == losses
-    # The same batch twice at two steps: the masks differ.
-    step = jax.jit(trainer._step)
-    with contextlib.closing(train_batches(trainer.task, batch_size=8, seed=0)) as batches:
-        batch = {name: x[0] for name, x in next(batches).items()}
-    first = trainer.initial()
-    later = train.TrainState(first.params, first.rest, first.optimizer, first.step + 1)
-    values = [float(step(s, batch)[1]["loss"]) for s in (first, later)]
-    assert values[0] == pytest.approx(losses[0], rel=1e-5)
-    assert abs(values[0] - values[1]) > 1e-3
-    assert trainer.evaluate(state, "validation") == trainer.evaluate(state, "validation")
-    examples = trainer.task.examples("validation", np.arange(20))
-    outputs, _ = nnx.merge(trainer.graphdef, state.params, state.rest)(examples["inputs"])
-    expected = float(np.mean((np.asarray(outputs) - examples["targets"]) ** 2))
-    assert trainer.evaluate(state, "validation")["mse"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_seed_draws_parameters_and_examples(plain, tmp_path):
-    other = make_trainer(tmp_path, "--train.seed", "1").initial().params
-    same = [bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (other, plain[0].initial().params)))]
-    assert not all(same)
-
-
-def test_the_learning_rate_warms_up_and_decays(tmp_path, monkeypatch):
-    given = {}
-    monkeypatch.setattr(mru, "adamw", lambda rate, **kwargs: given.update(kwargs, rate=rate) or optax.sgd(0.1))
-    options = "--train.steps 200 --optimizer.lr 0.5 --optimizer.warmup 0.1 --optimizer.final 0.2 --optimizer.clip 3"
-    options += " --optimizer.weight_decay 0.3 --optimizer.state_lr_factor 0.4 --optimizer.b1 0.8 --optimizer.b2 0.99"
-    make_trainer(tmp_path, *options.split())
-    rate = [float(given["rate"](step)) for step in range(201)]
-    assert rate[0] == pytest.approx(0.005)
-    assert rate[10] == pytest.approx(0.005 + 0.495 / 2, rel=1e-4)
-    assert rate[20] == max(rate) == pytest.approx(0.5)
-    assert rate[110] == pytest.approx(0.1 + 0.4 * 0.5, rel=1e-3)  # half of the cosine
-    assert rate[200] == pytest.approx(0.1)
-    assert np.all(np.diff(rate[:21]) > 0)
-    assert np.all(np.diff(rate[20:]) < 0)
-    del given["rate"]
-    assert given == {"weight_decay": 0.3, "state_lr_factor": 0.4, "clip": 3.0, "b1": 0.8, "b2": 0.99}
-
-
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
-def test_adamw_by_hand(clip, schedule):
-    class Module(nnx.Module):
-        def __init__(self):
-            draw = np.random.default_rng(0).standard_normal
-            self.matrix = nnx.Param(jnp.asarray(draw((3, 4)), jnp.float32))
-            self.vector = nnx.Param(jnp.asarray(draw(4), jnp.float32))
-            self.state_matrix = StateParam(jnp.asarray(draw((2, 3)), jnp.float32))
-            self.state_vector = StateParam(jnp.asarray(draw(3), jnp.float32))
-
-    lr, decay, factor, b1, b2 = 0.1, 0.2, 0.3, 0.8, 0.9
-    rate = (lambda count: lr / (1 + count)) if schedule else lr
-    params = nnx.state(Module(), nnx.Param)
-    transform = mru.adamw(rate, weight_decay=decay, state_lr_factor=factor, clip=clip, b1=b1, b2=b2)
-    optimizer = transform.init(params)
-    expected = {path[-1]: np.asarray(leaf[...], np.float64) for path, leaf in nnx.to_flat_state(params)}
-    moments = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in expected.items()}
-    rng = np.random.default_rng(1)
-    for step in (1, 2, 3):
-        gradient = {name: rng.standard_normal(x.shape) for name, x in expected.items()}
-        flat = [(path, leaf.replace(jnp.float32(gradient[path[-1]]))) for path, leaf in nnx.to_flat_state(params)]
-        updates, optimizer = transform.update(nnx.from_flat_state(flat), optimizer, params)
-        params = optax.apply_updates(params, updates)
-        norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
-        for name, g in gradient.items():
-            g = g * min(1, clip / norm) if clip else g
-            m, v = moments[name]
-            m, v = moments[name] = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-            update = m / (1 - b1**step) / (np.sqrt(v / (1 - b2**step)) + 1e-8)
-            update = update + decay * expected[name] if name == "matrix" else update
-            at = lr / step if schedule else lr
-            expected[name] = expected[name] - at * (factor if name.startswith("state") else 1) * update
-    for path, leaf in nnx.to_flat_state(params):
-        np.testing.assert_allclose(leaf[...], expected[path[-1]], rtol=2e-4, atol=1e-6, err_msg=path[-1])
 
 
 # ------------------------------------------------------------------------------------------------------ tasks of a test
@@ -575,7 +289,7 @@ def test_training_stops_early_when_nothing_gets_better(registry, tmp_path):
     assert [line["step"] for line in log] == [5, 10, 15, 20]
     assert log == sorted(log, key=lambda line: line["mse"])
     assert (summary["best_step"], summary["steps"]) == (5, 20)
-    assert summary["validation"]["mse"] == pytest.approx(log[0]["mse"], rel=1e-6)
+    assert summary["validation"]["mse"] == pytest.approx(log[0]["mse"], rel=1e-5)
     assert steps(tmp_path / "w") == [5, 15, 20]
     model = mru.load(tmp_path / "w")
     outputs = model(jnp.asarray(Listed().examples("test", np.arange(8))["inputs"]))[0]
@@ -625,79 +339,7 @@ def test_a_diverging_run_stops(registry, tmp_path):
     assert "Traceback" not in said
 
 
-# ---------------------------------------------------------------------------------------------------- compiled programs
-
-
-def test_compiled_programs_are_kept_where_jax_was_told_or_in_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    known = jax.config.jax_compilation_cache_dir
-    train.keep_programs()
-    assert jax.config.jax_compilation_cache_dir == known
-    jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        train.keep_programs()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mru" / platform.node())
-    finally:
-        jax.config.update("jax_compilation_cache_dir", known)
-
-
 # -------------------------------------------------------------------------------------------------- damaged checkpoints
-
-
-def spoil(folder, how):
-    (values,) = (folder / "model/d").iterdir()  # so small a model fits into one file
-    match how:
-        case "array cut short":
-            values.write_bytes(values.read_bytes()[: values.stat().st_size // 2])
-        case "array overwritten":
-            values.write_bytes(bytes(values.stat().st_size))
-        case "array changed":
-            data = bytearray(values.read_bytes())
-            data[len(data) // 2] ^= 0xFF
-            values.write_bytes(data)
-        case "array missing":
-            values.unlink()
-        case "optimiser missing":
-            shutil.rmtree(folder / "train")
-        case "manifest overwritten":
-            (folder / "model/manifest.ocdbt").write_bytes(bytes(40))
-        case "progress cut short":
-            path = folder / "about/metadata"
-            path.write_text(path.read_text()[:20])
-        case "progress missing":
-            shutil.rmtree(folder / "about")
-        case "everything missing":
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-DAMAGE = ["array cut short", "array overwritten", "array changed", "array missing", "manifest overwritten"]
-DAMAGE += ["optimiser missing", "progress cut short", "progress missing", "everything missing"]
-
-
-@pytest.fixture(scope="module")
-def fresh(finished):
-    """The state before the first step of the finished run: what `resume` restores into."""
-    config = parse(finished[1])
-    return train.Trainer(config, train.make_mesh(config.mesh, config.train.batch_size)).initial()
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(how, copied, fresh, capsys):
-    workdir, _ = copied
-    expected = arrays(workdir, 35)
-    spoil(workdir / "checkpoints/40", how)
-    with mru.training.checkpoint.manager(workdir, "mse", "min") as checkpoints:
-        state, progress = train.resume(checkpoints, fresh, workdir)
-        assert 40 not in checkpoints.all_steps()
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "warning: checkpoint 40 is damaged" in said
-    assert int(state.step) == 35
-    found = {name: np.asarray(x) for item in train._arrays(state).values() for name, x in item.items()}
-    assert_same_arrays(found, expected)
-    assert progress["wall"] > 0
-    assert [path.name.partition("-")[0] for path in (workdir / "damaged").iterdir()] == ["40"]
 
 
 def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_happened(copied, finished):
@@ -714,7 +356,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_happened(copied,
     assert (workdir / "metrics.jsonl").read_text() == log
     assert_same_arrays(arrays(workdir, 40), arrays(finished[0], 40))
     before, after = (json.loads((folder / "summary.json").read_text()) for folder in (finished[0], workdir))
-    for name in ("best_step", "steps", "validation", "test", "last_validation", "retention"):
+    for name in ("best_step", "steps", "validation", "test", "last_train", "retention"):
         assert after[name] == before[name]
     assert len(list(workdir.glob("events*"))) == 2
 
@@ -736,7 +378,7 @@ def test_a_log_cut_short_is_no_obstacle_to_the_report(copied):
     (workdir / "summary.json").unlink()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 45, "spl')
-    assert train.read_log(workdir / "metrics.jsonl")[-1]["step"] == 40
+    assert run_log.read_log(workdir / "metrics.jsonl")[-1]["step"] == 40
     code, said = main(*argv)
     assert code == 0, said
     assert "resumed at step 40" in said
@@ -865,7 +507,7 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
     text = TINY.replace("log_every: 5", "log_every: 7, steps_per_dispatch: 1").replace("[pmru]", "[lru]")
     argv = ["--config", config_file(tmp_path, text)]
     assert main(*argv, "--workdir", tmp_path / "whole")[0] == 0
-    real = train.Stop.requested
+    real = Stop.requested
 
     def requested(self, step):
         if step == 12:  # of one step each
@@ -873,7 +515,7 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
         return real(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Stop, "requested", requested)
+        patch.setattr(Stop, "requested", requested)
         code, said = main(*argv, "--workdir", tmp_path / "run")
     assert code == 0
     assert "stopped by SIGINT and saved" in said
@@ -885,14 +527,78 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
     assert_same_arrays(arrays(tmp_path / "run", 20), arrays(tmp_path / "whole", 20))
 
 
-def test_orbax_is_told_what_to_restore_into(finished, fresh):
-    """Names, shapes and dtypes of the checkpoint are those of the state, so that nothing is restored by position."""
-    with mru.training.checkpoint.manager(finished[0]) as checkpoints:
-        like = train._arrays(fresh)
-        wrong = like | {"model": {name: jnp.zeros(7) for name in like["model"]}}
-        with pytest.raises(Exception, match=r"shape|Shape"):
-            mru.training.checkpoint.restore(checkpoints, 40, **wrong)
-        missing = like | {"model": {"other": jnp.zeros(7)}}
-        with pytest.raises((ValueError, KeyError)):
-            mru.training.checkpoint.restore(checkpoints, 40, **missing)
-    assert isinstance(checkpoints, ocp.CheckpointManager)
+# ------------------------------------------------------------------------- longer runs, and runs that start from others
+
+
+def test_one_override_makes_a_smoke_run_and_more_steps_go_on_with_it(tmp_path):
+    """Steps may be fewer than one interval of evaluations; the longer run is as one of its length from there on."""
+    text = TINY.replace("[pmru]", "[bmru]").replace("eval_every: 10", "eval_every: 400")
+    argv = ["--config", config_file(tmp_path, text), "--workdir", tmp_path / "w"]
+    code, said = main(*argv, "--train.steps", "10")
+    assert code == 0, said
+    assert re.search(r"compiling the train step \.\.\.\ncompiled the train step in [\d.]+ s", said)
+    assert re.search(r"compiling the evaluation \.\.\.[\s\S]*compiled the evaluation in [\d.]+ s", said)
+    first = json.loads((tmp_path / "w/summary.json").read_text())
+    assert (first["steps"], steps(tmp_path / "w")) == (10, [10])
+    assert set(first["last_train"]) == {"loss", "mse", "gradient_norm"}
+    for values in (first["test"], first["last_train"], first["seconds"]):
+        assert all(x == float(f"{x:.6g}") for x in values.values())
+
+    longer = ["--train.steps", "40", "--train.eval_every", "10", "--train.log_every", "7", "--model.remat", "true"]
+    code, said = main(*argv, *longer)
+    assert code == 0, said
+    assert "resumed at step 10" in said
+    assert "train.steps was 10 and is 40: from here on the learning rate" in said
+    assert json.loads((tmp_path / "w/summary-10.json").read_text()) == first
+    summary = json.loads((tmp_path / "w/summary.json").read_text())
+    assert summary["steps"] == 40
+    log = read(tmp_path / "w/metrics.jsonl")
+    # The leak comes back with the longer ramp, from step 8 to 24, and nothing is selected before it has gone.
+    assert [line["step"] for line in validations(log)] == [10, 30, 40]
+    assert "is complete" in main(*argv, *longer)[1]
+    code, said = main(*argv, "--train.steps", "30")
+    assert_refused(code, said.splitlines()[-1], ["train.steps = 30", "at least the 40"])
+
+
+def test_a_run_starts_from_the_parameters_of_another(finished, tmp_path):
+    workdir, argv, *_ = finished
+    options = ["--train.steps", "5", "--optimizer.lr", "1e-12", "--train.schedules.epsilon.begin", "0.1"]
+    code, said = main(*argv[:2], "--workdir", tmp_path / "w", "--init_from", workdir, *options)
+    assert code == 0, said
+    assert f"from the parameters of {workdir}" in said
+    best, found = (
+        mru.training.checkpoint.flatten(nnx.state(mru.load(w), nnx.Param)) for w in (workdir, tmp_path / "w")
+    )
+    assert best.keys() == found.keys()
+    for name in best:
+        np.testing.assert_allclose(found[name], best[name], rtol=1e-6, atol=1e-9)
+    log = read(tmp_path / "w/metrics.jsonl")
+    assert [line["step"] for line in log] == [5, 5]  # a new run: its own steps
+    assert yaml.safe_load((tmp_path / "w/config.yaml").read_text())["init_from"] == str(workdir)
+
+
+def test_a_run_of_another_model_is_no_source(finished, tmp_path):
+    workdir, argv, *_ = finished
+    code, said = main(*argv[:2], "--workdir", tmp_path / "w", "--init_from", workdir, "--model.state_size", "6")
+    assert_refused(
+        code, said, ["init_from = ", "a run of the same model", "blocks.0.cells.0.alpha (4,) there, (6,) here"]
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(copied):
+    """Its progress has no steps, and its config.yaml no `init_from`."""
+    workdir, argv = copied
+    (workdir / "summary.json").unlink()
+    for folder in (workdir / "checkpoints").iterdir():
+        path = folder / "about/metadata"
+        about = json.loads(path.read_text())
+        del about["progress"]["steps"]
+        path.write_text(json.dumps(about))
+    held = yaml.safe_load((workdir / "config.yaml").read_text())
+    del held["init_from"]
+    (workdir / "config.yaml").write_text(yaml.safe_dump(held))
+    shutil.rmtree(workdir / "checkpoints/40")
+    code, said = main(*argv)
+    assert code == 0, said
+    assert "resumed at step 35" in said

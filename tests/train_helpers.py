@@ -1,13 +1,17 @@
 """What the tests of the command line share: tiny configs, runs in this process and in others, what they leave."""
 
+import atexit
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -16,7 +20,11 @@ import orbax.checkpoint as ocp
 from jax.experimental.compilation_cache import compilation_cache
 
 import mru.training.checkpoint
+import tasks
 import train
+from mru.training import command_line, devices, resume
+from mru.training import trainer as trainers
+from mru.training.batches import train_batches
 
 # Most of the time of a tiny run is compiling: keep what is compiled, and let XLA try less hard.
 COMPILING = {
@@ -47,10 +55,45 @@ def main(*argv):
     return code, text.getvalue()
 
 
+def parse(argv):
+    """The config of a command line."""
+    return command_line.parse([str(a) for a in argv], tasks.REGISTRY)
+
+
 def config_file(folder, text=TINY):
     path = pathlib.Path(folder) / "tiny.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def assert_refused(code, text, parts):
+    lines = text.splitlines()
+    assert code == 2, text
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    for noise in ("Traceback", "jsonargparse", "Parser key", "<class", "Union", "typing."):
+        assert noise not in lines[0]
+
+
+# One run that most tests below read: three cells, a ramp from step 10 to 20, and lengths to be streamed.
+FULL = """\
+task: {name: copy_first, length: 20, retention: [20, 1300], held_out: 20}
+model: {cells: [bmru+lru+pmru], width: 8, state_size: 4, expansion: 1, positions: 2}
+optimizer: {lr: 2.0e-2}
+train:
+  {steps: 40, batch_size: 8, eval_every: 5, log_every: 5, steps_per_dispatch: 5,
+   schedules: {epsilon: {begin: 0.25, finish: 0.5}}}
+"""
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def validations(log):
+    return [line for line in log if line["split"] == "validation"]
 
 
 @contextlib.contextmanager
@@ -146,3 +189,69 @@ def assert_same_arrays(a, b):
 def without(text, key):
     """JSON text without the value of a key, such as one that holds seconds."""
     return re.sub(rf'"{key}": (\{{[^}}]*\}}|[^,\n]*),?', "", text)
+
+
+def finished_run():
+    """(workdir, argv, epsilon at each save, what was said) of the finished run of `FULL`, which many tests read."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="mru-finished-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    argv = ["--config", str(config_file(folder, FULL)), "--workdir", str(folder / "run")]
+    epsilon = {}
+
+    def save(checkpoints, config, state, *rest):
+        epsilon[int(state.step)] = float(mru.training.checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"])
+        return real(checkpoints, config, state, *rest)
+
+    real, resume.save = resume.save, save
+    try:
+        with compiled_in(folder / "cache"):
+            code, said = main(*argv)
+    finally:
+        resume.save = real
+    assert code == 0, said
+    return folder / "run", argv, epsilon, said
+
+
+def make_trainer(tmp_path, *argv, text=TINY):
+    config = parse(["--config", str(config_file(tmp_path, text)), "--workdir", str(tmp_path / "w"), *argv])
+    return trainers.Trainer(config, devices.make_mesh(config.mesh, config.train.batch_size))
+
+
+def run_steps(trainer, number, dispatch=1):
+    """The train state after so many steps, and the loss of each."""
+    config, state, compiled, losses = trainer.config.train, trainer.initial(), None, []
+    batches = train_batches(trainer.task, batch_size=config.batch_size, seed=config.seed, steps_per_batch=dispatch)
+    with contextlib.closing(batches):
+        for _ in range(number // dispatch):
+            batch = trainer.place(next(batches), 1)
+            compiled = compiled or trainer.compile(state, batch)
+            state, metrics = compiled(state, batch)
+            losses += np.asarray(metrics["loss"]).tolist()
+    return state, losses
+
+
+def spoil(folder, how):
+    (values,) = (folder / "model/d").iterdir()  # so small a model fits into one file
+    match how:
+        case "array cut short":
+            values.write_bytes(values.read_bytes()[: values.stat().st_size // 2])
+        case "array overwritten":
+            values.write_bytes(bytes(values.stat().st_size))
+        case "array changed":
+            data = bytearray(values.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            values.write_bytes(data)
+        case "array missing":
+            values.unlink()
+        case "optimiser missing":
+            shutil.rmtree(folder / "train")
+        case "manifest overwritten":
+            (folder / "model/manifest.ocdbt").write_bytes(bytes(40))
+        case "progress cut short":
+            path = folder / "about/metadata"
+            path.write_text(path.read_text()[:20])
+        case "progress missing":
+            shutil.rmtree(folder / "about")
+        case "everything missing":
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

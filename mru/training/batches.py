@@ -11,7 +11,8 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
-from mru.training.task import ENDLESS, Task, permutation
+from mru.training.shuffle import shuffled
+from mru.training.task import ENDLESS, Task
 
 Batch = dict[str, np.ndarray]
 
@@ -61,7 +62,7 @@ def train_batches(
 
     def element(number: int) -> Batch:
         positions = (start_step + number * steps_per_batch) * batch_size + within.reshape(-1)
-        indices = (start + positions) % size if size >= ENDLESS else _shuffle(positions, size, seed)
+        indices = (start + positions) % size if size >= ENDLESS else shuffled(positions, size, seed)
         arrays = task.examples("train", indices)
         return {key: array.reshape(steps_per_batch, local, *array.shape[1:]) for key, array in arrays.items()}
 
@@ -120,16 +121,6 @@ def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index = {process_index}, allowed: 0 to {process_count - 1}")
     return batch_size // process_count
-
-
-def _shuffle(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Example indices at positions of the reshuffled stream, int `(n,)` both."""
-    epochs, places = np.divmod(positions, size)
-    indices = np.empty_like(places)
-    for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
-        here = epochs == epoch
-        indices[here] = permutation(size, epoch, seed)[places[here]]
-    return indices
 
 
 def _ahead(

@@ -7,8 +7,11 @@ them is executed on loading.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
 
 def flatten(state: nnx.State) -> dict[str, jax.Array]:
-    """The arrays of a state by dotted name, such as "blocks.0.cells.0.alpha"."""
-    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    """The arrays of a state, or what stands for them, by dotted name, such as "blocks.0.cells.0.alpha"."""
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def unflatten(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
@@ -95,7 +98,7 @@ def save(
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, jax.Array]
+    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, Any]
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
     """The arrays of a step, and what `save` was told about it.
 
@@ -123,10 +126,27 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
         FileNotFoundError: There is no such checkpoint; the message names the folder and the steps that it has.
         ValueError: The checkpoint does not hold a model of this version.
     """
+    with opened(workdir, step) as (checkpoints, step):
+        _, about = restore(checkpoints, step)
+        try:
+            graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{workdir}/checkpoints/{step} holds no model of this version: {error}") from None
+        found, _ = restore(checkpoints, step, model=flatten(state))
+        return nnx.merge(graphdef, unflatten(state, found["model"]))
+
+
+@contextlib.contextmanager
+def opened(workdir: str | pathlib.Path, step: int | None = None) -> Iterator[tuple[ocp.CheckpointManager, int]]:
+    """The checkpoints of a run, for reading, and the step that `load` would take.
+
+    Raises:
+        FileNotFoundError: As `load`.
+    """
     workdir = pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints; expected the workdir of a run of train.py")
-    with manager(workdir) as checkpoints:
+    with _quiet(), manager(workdir) as checkpoints:
         steps = sorted(checkpoints.all_steps())
         summary = workdir / "summary.json"
         if step is None and summary.is_file():
@@ -135,10 +155,16 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
             step = steps[-1]
         if step is None or step not in steps:
             raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
-        _, about = restore(checkpoints, step)
-        try:
-            graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{workdir}/checkpoints/{step} holds no model of this version: {error}") from None
-        found, _ = restore(checkpoints, step, model=flatten(state))
-        return nnx.merge(graphdef, unflatten(state, found["model"]))
+        yield checkpoints, step
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns that a folder is opened for reading only, as it was asked to be."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

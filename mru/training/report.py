@@ -1,74 +1,98 @@
-"""What a run reports: its summary and plots; and, beside this module, the committed results."""
+"""The end of a run: test metrics of the best checkpoint, the retention curve, summary.json and the plots."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import pathlib
-import subprocess
-import sys
+import json
+import shlex
 from typing import Any
 
+import jax
 
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("mru-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+from mru.training import plots, provenance
+from mru.training.log import read_log
+from mru.training.messages import UserError, say
+from mru.training.progress import Clock, Progress
+from mru.training.resume import restore
+from mru.training.stop import Stop
+from mru.training.trainer import Trainer, TrainState
+from mru.training.workdir import write
+
+
+def report(
+    trainer: Trainer,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Any,
+    stop: Stop,
+    clock: Clock,
+    argv: list[str],
+) -> None:
+    """Read the test set once, at the best checkpoint, and write what came of the run.
+
+    Raises:
+        UserError: The best checkpoint is damaged.
+        Stopped: A signal came.
+    """
+    config, task, best_step = trainer.config, trainer.task, progress.best_step
+    assert best_step is not None
+    checkpoints.wait_until_finished()
+    try:
+        best, _ = restore(checkpoints, state, best_step)
+    except Exception as error:  # whatever a damaged file makes of its reader
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged ({reason})") from None
+    values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
+    say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in values.items()))
+    retention = {}
+    for length in task.retention:
+        retention[length] = trainer.evaluate_at(best, task.at(length), stop.check)[task.metric]
+        say(f"{task.retention_axis} {length:>9,}: test {task.metric} {retention[length]:.4g}")
+    if jax.process_index() == 0:
+        _write(trainer, progress, int(state.step), {**values, "retention": retention}, clock, argv)
+        say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
+
+
+def _write(
+    trainer: Trainer, progress: Progress, steps: int, measured: dict[str, Any], clock: Clock, argv: list[str]
+) -> None:
+    """summary.json and the plots."""
+    config, task = trainer.config, trainer.task
+    log = read_log(config.workdir / "metrics.jsonl")
+    summary = {
+        "task": config.resolved["task"],
+        "cells": config.model.blocks,
+        "parameters": trainer.parameters,
+        "steps": steps,
+        "best_step": progress.best_step,
+        "seed": config.train.seed,
+        "metric": task.metric,
+        "chance": task.chance,
+        **measured,
+        **_last(log, progress.best_step),
+        "seconds": {"wall": clock.wall(), "compile": clock.compile},
+        "steps_per_second": steps / clock.train,
+        "device": provenance.device(),
+        "versions": provenance.versions(),
+        "command": shlex.join(["python", "train.py", *argv]),
+        "commit": provenance.commit(),
+    }
+    plots.plot(config.workdir / "plots", log, summary, task.retention_axis)
+    text = json.dumps({name: x if name == "task" else rounded(x) for name, x in summary.items()}, indent=2)
+    write(config.workdir / "summary.json", text + "\n")
+
+
+def _last(log: list[dict[str, Any]], best_step: int | None) -> dict[str, dict[str, float]]:
+    """The last line of training, and of validation where that is not the best step's."""
+    found = {}
+    for split in ("train", "validation"):
+        lines = [line for line in log if line["split"] == split]
+        if lines and (split == "train" or lines[-1]["step"] != best_step):
+            found[f"last_{split}"] = {name: x for name, x in lines[-1].items() if name not in ("step", "split")}
     return found
 
 
-def commit() -> str | None:
-    """The git commit of this source tree, marked if the tree has changes; outside a repository, that in $GIT_COMMIT."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = pathlib.Path(__file__).parent
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("GIT_COMMIT")
-
-
-def plot(folder: pathlib.Path, log: list[dict[str, Any]], summary: dict[str, Any], retention_axis: str) -> None:
-    """Draw the learning curves and, where there is one, the retention curve of a run.
-
-    Args:
-        folder: Where `learning.png` and `retention.png` go.
-        log: The lines of metrics.jsonl.
-        summary: The content of summary.json.
-        retention_axis: What the lengths of the retention curve are called.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(exist_ok=True)
-    metric, chance = summary["metric"], summary["chance"]
-    scale = "log" if metric == "mse" else "linear"
-    title = f"{summary['task']['name']}: {', '.join(summary['cells'])}"
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, name in zip(axes, ("loss", metric), strict=True):
-        for split, style in (("train", {"alpha": 0.7}), ("validation", {"marker": ".", "color": "black"})):
-            points = [(line["step"], line[name]) for line in log if line["split"] == split]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=split, **style)
-        axis.set(xlabel="step", ylabel=name, yscale="log" if name == "loss" else scale)
-        axis.locator_params(axis="x", nbins=5)
-    axes[1].axhline(chance, color="grey", linestyle=":", label="chance")
-    axes[1].plot(summary["best_step"], summary["test"][metric], "r*", label="test, at the best step")
-    axes[1].legend(fontsize=8)
-    figure.suptitle(title)
-    figure.savefig(folder / "learning.png", dpi=120)
-    plt.close(figure)
-    if not summary["retention"]:
-        return
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    axis.plot([int(n) for n in summary["retention"]], list(summary["retention"].values()), "o-", label="test")
-    axis.axhline(chance, color="grey", linestyle=":", label="chance")
-    axis.set(xscale="log", yscale=scale, xlabel=retention_axis, ylabel=metric, title=title)
-    axis.legend()
-    figure.savefig(folder / "retention.png", dpi=120)
-    plt.close(figure)
+def rounded(x: Any) -> Any:
+    """Six significant digits of every float in plain data: more are noise."""
+    if isinstance(x, dict):
+        return {name: rounded(value) for name, value in x.items()}
+    return float(f"{x:.6g}") if isinstance(x, float) else x

@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+from typing import Any
+
+MARKERS, STYLES = "osD^v", ("-", "--", "-.", ":")
 
 
 def draw(summaries: list[dict], out: pathlib.Path) -> None:
@@ -19,11 +22,22 @@ def draw(summaries: list[dict], out: pathlib.Path) -> None:
 
     metric, chance = summaries[0]["metric"], summaries[0]["chance"]
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for summary in summaries:
+    for number, summary in enumerate(summaries):
         lengths = [int(length) for length in summary["retention"]]
         name = " + ".join(dict.fromkeys(cell.upper() for cell in summary["cells"]))
-        axis.plot(lengths, list(summary["retention"].values()), "o-", label=name)
-    axis.axhline(chance, color="grey", linestyle=":", label="chance")
+        # Curves may lie on each other: the next is thinner, and its open markers leave those below it to be seen.
+        style: dict[str, Any] = {
+            "linewidth": max(1.0, 2.2 - 0.4 * number),
+            "linestyle": STYLES[number % len(STYLES)],
+            "zorder": 2 + number,
+        }
+        marker: dict[str, Any] = {
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 9 - 2 * (number % 3),
+            "fillstyle": "none",
+        }
+        axis.plot(lengths, list(summary["retention"].values()), label=name, **style, **marker)
+    axis.axhline(chance, color="grey", linestyle=":", linewidth=1, label="chance", zorder=1)
     trained = summaries[0]["task"].get("length")
     if trained is not None:
         axis.axvline(trained, color="grey", linewidth=0.8)

@@ -1,30 +1,149 @@
-"""What the machinery of training asks of a task."""
+"""What training asks of a task. The base class of the folder `tasks` is one way to have it all, not the only one."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
+from jax import Array
 
 SPLITS = ("train", "validation", "test")
 
 # A training set at least this large is a generator of independent examples, not a list to visit in epochs.
 ENDLESS = 2**62
 
-Task = Any
+Batch = dict[str, Any]
 
 
 class MissingData(Exception):
     """A data set is not where it was looked for; the message is one line with the command that puts it there."""
 
 
-@functools.lru_cache(maxsize=8)
-def permutation(n: int, *key: int) -> np.ndarray:
-    """A random order of `range(n)` that depends on the key alone, int64 `(n,)`, read-only.
+class ModelInputs(NamedTuple):
+    """What a model is called with.
 
-    Sorting raw random bits gives the same order in every release of NumPy, which `Generator.permutation` does not.
+    Attributes:
+        inputs: Features (B, T, D) or tokens (B, T).
+        lengths: Real steps of each sequence, int (B,); None where nothing is padded.
+        reset: Boolean (B, T), true where a new sequence starts in a packed row; None where none does.
     """
-    order = np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(n), kind="stable")
-    order.setflags(write=False)  # the cache hands out the same array again
-    return order
+
+    inputs: Array
+    lengths: Array | None = None
+    reset: Array | None = None
+
+
+class Task(Protocol):
+    """Data, loss and metrics: a frozen dataclass whose fields are the options that a config can set.
+
+    A task of another package subclasses this, as `class Parity(Task, name="parity")`, or has the same members, and is
+    named `parity` in the entry-point group `mru.tasks`. The members below without a body of their own must be given:
+    by a class variable, a field or a property. Options are of plain types (numbers, texts, lists of them), so that
+    no config can run code.
+
+    Class variables:
+        name: What configs call it.
+        time_axes: Which axis of each array of `examples` is time, the batch axis being 0; arrays that are not named
+            have none. The mesh axis `seq` splits these axes.
+    """
+
+    name: ClassVar[str]
+    time_axes: ClassVar[Mapping[str, int]] = {"inputs": 1}
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Keeps the name."""
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.name = name
+
+    @property
+    def features(self) -> int:
+        """Channels of float inputs (B, T, features); 0 for tokens."""
+        return 0
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token values of int inputs (B, T); 0 for float inputs."""
+        return 0
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Width of the model's output."""
+
+    @property
+    @abstractmethod
+    def pooling(self) -> str:
+        """The readout over time: "last", "mean", or "none" for an output at every step."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """The metric that selects a model, one of the keys of `metrics`."""
+
+    @property
+    @abstractmethod
+    def goal(self) -> str:
+        """The better direction of `metric`, "min" or "max"."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """`metric` of a model that ignores its input."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Time steps T of every example (of the longest, where they are padded)."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """Number of examples of each of `SPLITS`; `ENDLESS` training examples are drawn anew instead of repeated."""
+
+    @property
+    def retention(self) -> tuple[int, ...]:
+        """Lengths at which the metric is measured again after training; none."""
+        return ()
+
+    @property
+    def retention_axis(self) -> str:
+        """What these lengths are called on a plot."""
+        return ""
+
+    def at(self, length: int) -> Self:
+        """The same task at another length, for the retention curve.
+
+        Raises:
+            ValueError: It has one length only.
+        """
+        raise ValueError(f"task {self.name} has one length only, {self.length}")
+
+    @abstractmethod
+    def examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples by their index: a pure function of options, split and index, the same in any batch and process.
+
+        Args:
+            split: One of `SPLITS`.
+            indices: int (n,), each in [0, sizes[split]).
+
+        Returns:
+            Arrays (n, ...) by name, such as `inputs` and `targets`.
+
+        Raises:
+            MissingData: The data set has not been prepared.
+        """
+
+    def model_inputs(self, batch: Batch) -> ModelInputs:
+        """What the model is called with for a batch: its `inputs`, and its `lengths` and `reset` if it has them."""
+        return ModelInputs(batch["inputs"], batch.get("lengths"), batch.get("reset"))
+
+    @abstractmethod
+    def loss(self, outputs: Array, batch: Batch) -> Array:
+        """Loss of each example, float32 (B,), from the model's outputs (B, outputs)."""
+
+    @abstractmethod
+    def metrics(self, outputs: Array, batch: Batch) -> dict[str, Array]:
+        """Metrics of each example, float32 (B,) each; what is reported is their mean over examples."""

@@ -257,7 +257,14 @@ def test_gates_are_computed_in_the_kernel_and_not_stored():
     calls = kernel_calls(forward)
     assert len(calls) == 3  # compose the chunks, follow them, walk them
     assert sizes(calls).count(h.size) == 1  # the states
-    assert {e.primitive.name for e in whole} <= {"pallas_call", "reshape", "custom_vjp_call", "custom_jvp_call", "jit", "pjit"}
+    assert {e.primitive.name for e in whole} <= {
+        "pallas_call",
+        "reshape",
+        "custom_vjp_call",
+        "custom_jvp_call",
+        "jit",
+        "pjit",
+    }
     backward = jax.make_jaxpr(lambda op, h: vjp._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
     assert sizes(kernel_calls(backward.jaxpr)).count(h.size) == 2  # the cotangents of candidate and threshold
 

@@ -1,0 +1,253 @@
+"""The sections of a config: one frozen dataclass each, which checks itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import typing
+from typing import Any, ClassVar, Literal
+
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+import mru.cells
+
+# What an option of a cell may be. No field below has a class or `Any` for its type: for a class jsonargparse imports,
+# and for `Any` it also calls, whatever a mapping in the config names as its `class_path`.
+Scalar = bool | int | float | str | None
+Plain = Scalar | list[Scalar]
+
+# Numbers in a range, as jsonargparse reads them, in words.
+RANGES: dict[Any, str] = {
+    PositiveInt: "an integer > 0",
+    NonNegativeInt: "an integer >= 0",
+    PositiveFloat: "a number > 0",
+    NonNegativeFloat: "a number >= 0",
+}
+
+
+class Section:
+    """A section of the config."""
+
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Checks every number against its type, then what the section itself knows of its fields.
+
+        Raises:
+            ValueError: One line with the field, its value and what is allowed.
+        """
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            self._require(name, math.isfinite(value), "a finite number")
+            for kind in {hint, *typing.get_args(hint)} & set(RANGES):
+                self._require(name, value > 0 or (value == 0 and "=" in RANGES[kind]), RANGES[kind])
+        self._check()
+
+    def _check(self) -> None:
+        """What the types do not say."""
+
+    def _require(self, field: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise ValueError(f"{self.section}.{field} = {getattr(self, field)}, allowed: {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    """The model.
+
+    Args:
+        cells: One registry name a block, "lru+bmru" for two side by side; a list, or names joined by commas.
+        width: Width D of the residual stream.
+        state_size: State channels N of every cell.
+        positions: Channels of sinusoidal positions concatenated to the input (even); 0 for none.
+        expansion: Hidden width of each block's gated MLP as a multiple of the width; 0 for no MLP.
+        dropout: Dropout rate on the residual branches.
+        pooling: What the head reads; the task's own choice if null.
+        bidirectional: Run every cell in both directions.
+        options: Further arguments of cells by registry name, such as {s5: {discretization: bilinear}}.
+        dtype: Precision (dtype) of the computation; parameters and states are float32 in any case.
+        method: Method of mru.scan.
+        remat: Recompute blocks in the backward pass instead of storing what is inside them.
+    """
+
+    section: ClassVar[str] = "model"
+
+    cells: list[str] | str = dataclasses.field(default_factory=lambda: ["lru", "pmru"])
+    width: PositiveInt = 128
+    state_size: PositiveInt = 128
+    positions: NonNegativeInt = 0
+    expansion: NonNegativeFloat = 2.0
+    dropout: NonNegativeFloat = 0.0
+    pooling: Literal["mean", "last", "none"] | None = None
+    bidirectional: bool = False
+    options: dict[str, dict[str, Plain]] = dataclasses.field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    method: Literal["auto", "sequential", "associative"] = "auto"
+    remat: bool = False
+
+    @property
+    def blocks(self) -> list[str]:
+        """`cells`, one name a block."""
+        names = self.cells.split(",") if isinstance(self.cells, str) else self.cells
+        return [name.strip() for name in names]
+
+    @property
+    def names(self) -> list[str]:
+        """The registry names in the blocks, as often as they are used."""
+        return [name for block in self.blocks for name in block.split("+")]
+
+    def _check(self) -> None:
+        self._require("dropout", self.dropout < 1, "at least 0 and below 1")
+        self._require("positions", self.positions % 2 == 0, "an even number")
+        self._require("cells", self.blocks != [], "at least one name")
+        for name in self.names:
+            if name not in mru.cells.names():
+                given = name or "''"
+                raise ValueError(f"model.cells = {given}, allowed: names of {', '.join(mru.cells.names())}")
+        _known("model.options", self.options, self.names)
+        for name, options in self.options.items():
+            _known(f"model.options.{name}", options, list(cell_options(mru.cells.get(name))))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """AdamW with warm-up, cosine decay and clipping.
+
+    Args:
+        lr: Learning rate at its peak.
+        weight_decay: Decoupled weight decay of the matrices.
+        state_lr_factor: Learning rate of the parameters of state updates over that of the others.
+        warmup: Fraction of the steps with linearly rising learning rate.
+        final: Learning rate at the end over its peak.
+        clip: Largest global norm of the gradient.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+    """
+
+    section: ClassVar[str] = "optimizer"
+
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.01
+    state_lr_factor: PositiveFloat = 1.0
+    warmup: NonNegativeFloat = 0.1
+    final: NonNegativeFloat = 0.01
+    clip: PositiveFloat | None = 1.0
+    b1: NonNegativeFloat = 0.9
+    b2: NonNegativeFloat = 0.999
+
+    def _check(self) -> None:
+        for field in ("warmup", "final"):
+            self._require(field, getattr(self, field) <= 1, "from 0 to 1")
+        for field in ("b1", "b2"):
+            self._require(field, getattr(self, field) < 1, "at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """The train loop.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Examples of a step, over all devices.
+        seed: Seed of the parameters, the order of the examples and the dropout.
+        eval_every: Steps between evaluations, each of which also saves a checkpoint; there is one at the end too.
+        log_every: Steps that one line of metrics.jsonl averages.
+        steps_per_dispatch: At most so many steps in one call of the device, of which evaluations must be multiples; 10
+            if null.
+        patience: Stop after so many evaluations without a better one; never if null.
+        schedules: Changes to the ramps of the scalars that cells leave to a schedule, by their names: start, end,
+            begin, finish. Evaluation, selection and early stopping begin once all have arrived.
+    """
+
+    section: ClassVar[str] = "train"
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    seed: NonNegativeInt = 0
+    eval_every: PositiveInt = 200
+    log_every: PositiveInt = 50
+    steps_per_dispatch: PositiveInt | None = None
+    patience: PositiveInt | None = None
+    schedules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+    def dispatch(self, start: int = 0) -> int:
+        """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""
+        common = math.gcd(self.steps, min(self.eval_every, self.steps), start)
+        return max(k for k in range(1, (self.steps_per_dispatch or 10) + 1) if common % k == 0)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether there is an evaluation after this step."""
+        return step % self.eval_every == 0 or step == self.steps
+
+    def _check(self) -> None:
+        self._require("seed", self.seed < 2**32, "below 2^32, as JAX keeps no more of it")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(Section):
+    """The device mesh.
+
+    Args:
+        data: Devices that share a batch; -1 for all that are left.
+        seq: Devices that share the time axis of every sequence.
+        model: Devices that share the parameters.
+    """
+
+    section: ClassVar[str] = "mesh"
+
+    data: int = -1
+    seq: int = 1
+    model: int = 1
+
+    def _check(self) -> None:
+        self._require("seq", self.seq >= 1, "at least 1")
+        self._require("model", self.model >= 1, "at least 1")
+        self._require("data", self.data == -1 or self.data >= 1, "at least 1, or -1 for all devices left")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig(Section):
+    """Several processes; found by itself on SLURM, Open MPI and TPU pods.
+
+    Args:
+        coordinator_address: HOST:PORT of process 0.
+        num_processes: Number of processes.
+        process_id: Number of this process, from 0.
+    """
+
+    section: ClassVar[str] = "distributed"
+
+    coordinator_address: str | None = None
+    num_processes: PositiveInt | None = None
+    process_id: NonNegativeInt | None = None
+
+    def _check(self) -> None:
+        address, count, number = self.coordinator_address, self.num_processes, self.process_id
+        for field, value in dataclasses.asdict(self).items():
+            alike = (value is None) == (address is None) == (count is None) == (number is None)
+            self._require(field, alike, "a value, as the three fields are given together or not at all")
+        if address is not None and count is not None and number is not None:
+            self._require("coordinator_address", re.fullmatch(r".+:\d+", address) is not None, "HOST:PORT")
+            self._require("process_id", number < count, f"below distributed.num_processes = {count}")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    kind.section: kind for kind in (ModelConfig, OptimizerConfig, TrainConfig, MeshConfig, DistributedConfig)
+}
+
+
+def cell_options(cell: type[mru.cells.Cell]) -> dict[str, inspect.Parameter]:
+    """The arguments of a cell that `model.options` can set, by name."""
+    own = inspect.signature(cell.__init__).parameters.values()
+    return {p.name: p for p in own if p.kind == p.KEYWORD_ONLY and p.name not in ("method", "dtype", "rngs")}
+
+
+def _known(where: str, given: dict[str, Any], allowed: list[str]) -> None:
+    for name, value in given.items():
+        if name not in allowed:
+            names = ", ".join(dict.fromkeys(allowed))
+            raise ValueError(f"{where}.{name} = {value} is not a field, allowed: {names or 'none'}")

@@ -1,0 +1,211 @@
+"""The compiled functions of a run: initialisation, train steps, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mru.training import optimizer, schedules
+from mru.training.batches import evaluation_batches
+from mru.training.config import Config
+from mru.training.devices import parameter_shardings
+from mru.training.messages import UserError, compiling
+from mru.training.task import Task
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes.
+
+    Attributes:
+        params: Parameters.
+        rest: Other variables of the model; scheduled scalars have the value that is due at `step`.
+        optimizer: State of the optimiser.
+        step: Steps done, int32.
+    """
+
+    params: nnx.State
+    rest: nnx.State
+    optimizer: optax.OptState
+    step: jax.Array
+
+
+class Trainer:
+    """The compiled functions of a run, on a mesh.
+
+    Attributes:
+        parameters: Number of parameters.
+        rate: Learning rate of a step.
+        settled: The first step at which every scheduled scalar has arrived. Until then the model is not the one that
+            will be used, and nothing is selected.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh):
+        self.config, self.mesh, self.task = config, mesh, config.task
+        o, steps = config.optimizer, config.train.steps
+        warmup = min(round(o.warmup * steps), steps - 1)
+        self.rate = optax.warmup_cosine_decay_schedule(o.lr * 0.01, o.lr, warmup, steps, o.lr * o.final)
+        self.transform = optimizer.adamw(
+            self.rate,
+            weight_decay=o.weight_decay,
+            state_lr_factor=o.state_lr_factor,
+            clip=o.clip,
+            b1=o.b1,
+            b2=o.b2,
+        )
+        self.key = jax.random.key(config.train.seed)
+        self.graphdef: nnx.GraphDef
+        self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)
+        self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        self.ramps = schedules.ramps(rest, config.train.schedules)
+        self.settled = max((ramp.arrival(steps) for ramp in self.ramps.values()), default=0)
+        self.shardings = parameter_shardings(mesh, jax.eval_shape(self._initial))
+        self.replicated = NamedSharding(mesh, P())
+        self.evaluation: Callable | None = None
+
+    def _model(self) -> Any:
+        return self.config.make_model(nnx.Rngs(self.config.train.seed))
+
+    def _scheduled(self, rest: nnx.State, step: jax.Array) -> nnx.State:
+        return schedules.set_to(rest, self.ramps, step, self.config.train.steps)
+
+    def _initial(self) -> TrainState:
+        _, params, rest = nnx.split(self._model(), nnx.Param, ...)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(params, self._scheduled(rest, step), self.transform.init(params), step)
+
+    def initial(self) -> TrainState:
+        """The state before the first step, on the mesh."""
+        return jax.jit(self._initial, out_shardings=self.shardings)()
+
+    def continued(self, state: TrainState) -> TrainState:
+        """A restored state with its scheduled scalars as this run's schedules want them at its step."""
+        again = jax.jit(self._scheduled, out_shardings=self.shardings.rest)
+        return dataclasses.replace(state, rest=again(state.rest, state.step))
+
+    def _outputs(self, model: Any, batch: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+        given = self.task.model_inputs(batch)
+        return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs)[0]
+
+    def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(self.key, state.step)
+
+        def loss_of(params):
+            rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
+            outputs = self._outputs(nnx.merge(self.graphdef, params, state.rest), batch, rngs)
+            metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
+            return self.task.loss(outputs, batch).mean(), metrics
+
+        (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, new = self.transform.update(gradient, state.optimizer, state.params)
+        metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        params, step = optax.apply_updates(state.params, updates), state.step + 1
+        return TrainState(params, self._scheduled(state.rest, step), new, step), metrics
+
+    def compile(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable:
+        """Several train steps in one call, batches (K, B, ...): the state after them and the metrics of each, (K,)."""
+        many = jax.jit(
+            lambda state, batches: jax.lax.scan(self._step, state, batches),
+            donate_argnums=0,
+            out_shardings=(self.shardings, self.replicated),
+        )
+        with jax.set_mesh(self.mesh):  # `mru.scan` looks there for the axis `seq`
+            return many.lower(state, batches).compile()
+
+    def place(self, batch: Mapping[str, np.ndarray], axis: int) -> dict[str, jax.Array]:
+        """A batch on the mesh, split over `data` and, along its time axis, `seq`; each process gives its part.
+
+        Args:
+            batch: Arrays by name.
+            axis: Their batch axis; those before it are not split.
+        """
+
+        def sharding(name: str) -> NamedSharding:
+            time = self.task.time_axes.get(name)
+            split = [] if time is None else [*[None] * (time - 1), "seq"]
+            return NamedSharding(self.mesh, P(*[None] * axis, "data", *split))
+
+        return {name: jax.make_array_from_process_local_data(sharding(name), x) for name, x in batch.items()}
+
+    def _sums(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        values = self.task.metrics(outputs, batch) | {"loss": self.task.loss(outputs, batch)}
+        return {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
+
+    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def sums(params, rest, batch):
+            return self._sums(self._outputs(nnx.merge(self.graphdef, params, rest), batch), batch)
+
+        if self.evaluation is None:
+            with compiling("the evaluation"):
+                program = jax.jit(sums, out_shardings=self.replicated)
+                self.evaluation = program.lower(state.params, state.rest, batch).compile()
+        return self.evaluation(state.params, state.rest, batch)
+
+    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
+        """Mean loss and metrics over a split."""
+        batches = evaluation_batches(
+            self.task,
+            split,
+            batch_size=self.config.train.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        with jax.set_mesh(self.mesh):
+            return _mean([self._evaluate(state, self.place(batch, 0)) for batch in batches])
+
+    @functools.cached_property
+    def _chunk(self) -> Callable:
+        def outputs(params, rest, x, state, reset):
+            return nnx.merge(self.graphdef, params, rest)(x, state, reset=reset)
+
+        return jax.jit(outputs, out_shardings=self.replicated)
+
+    def evaluate_at(self, state: TrainState, task: Task, check: Callable[[], None]) -> dict[str, float]:
+        """Test metrics at another length, streamed: chunks of the sequence with the state carried between them.
+
+        The number of examples falls with the length, so that every point takes about the same time.
+
+        Args:
+            state: Whose parameters to evaluate.
+            task: The task at that length.
+            check: Called after each chunk; what it raises ends the evaluation.
+        """
+        chunk, rows, budget = 1000, 16, 2**22
+        count = max(rows, min(task.sizes["test"], budget // task.length))
+        first = task.length % chunk or chunk
+        sums = []
+        for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
+            x, lengths, reset = task.model_inputs(batch)
+            if lengths is not None:
+                raise UserError(
+                    f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples"
+                )
+            outputs: list[jax.Array] = []
+            carried = nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
+            for end in range(first, task.length + 1, chunk):
+                here = slice(max(0, end - chunk), end)
+                resets = None if reset is None else reset[:, here]
+                output, carried = self._chunk(state.params, state.rest, x[:, here], carried, resets)
+                outputs = [*outputs, output] if task.pooling == "none" else [output]
+                check()
+            sums.append(self._sums(jnp.concatenate(outputs, 1) if len(outputs) > 1 else outputs[0], batch))
+        return _mean(sums)
+
+
+def _mean(sums: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Weighted means, in float64, of what the batches summed up."""
+    total = {name: sum(float(x[name]) for x in jax.device_get(sums)) for name in sums[0]}
+    weight = total.pop("weight")
+    return {name: value / weight for name, value in total.items()}

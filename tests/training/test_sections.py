@@ -1,0 +1,45 @@
+import re
+
+import pytest
+
+from mru.training.sections import DistributedConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+def test_dispatch_divides_every_boundary():
+    for steps, every, start in ((1000, 200, 0), (9000, 500, 0), (7, 7, 0), (21, 14, 0), (26, 13, 0), (1000, 200, 36)):
+        k = TrainConfig(steps=steps, eval_every=every).dispatch(start)
+        assert 1 <= k <= 10
+        assert steps % k == every % k == start % k == 0
+    assert TrainConfig(steps=1000, eval_every=200).dispatch() == 10
+    assert TrainConfig(steps_per_dispatch=4).dispatch() == 4
+    # Fewer steps than one interval of evaluations: there is one at the end, and calls adapt.
+    assert TrainConfig(steps=100, eval_every=400).dispatch() == 10
+    assert TrainConfig(steps=100, eval_every=33).dispatch() == 1
+    assert TrainConfig(steps=20, eval_every=10, steps_per_dispatch=3).dispatch() == 2
+    assert [step for step in range(1, 101) if TrainConfig(steps=100, eval_every=400).evaluates(step)] == [100]
+    assert [step for step in range(1, 101) if TrainConfig(steps=100, eval_every=30).evaluates(step)] == [
+        30,
+        60,
+        90,
+        100,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        (TrainConfig, {"steps": 0}, "train.steps = 0, allowed: an integer > 0"),
+        (TrainConfig, {"seed": 2**32}, "train.seed = 4294967296, allowed: below 2^32"),
+        (OptimizerConfig, {"clip": 0.0}, "optimizer.clip = 0.0, allowed: a number > 0"),
+        (OptimizerConfig, {"lr": float("inf")}, "optimizer.lr = inf, allowed: a finite number"),
+        (OptimizerConfig, {"b1": 1.0}, "optimizer.b1 = 1.0, allowed: at least 0 and below 1"),
+        (ModelConfig, {"cells": "lru,gpt"}, "model.cells = gpt, allowed: names of alpha_cmru"),
+        (ModelConfig, {"positions": 3}, "model.positions = 3, allowed: an even number"),
+        (MeshConfig, {"data": 0}, "mesh.data = 0, allowed: at least 1, or -1"),
+        (DistributedConfig, {"num_processes": 2}, "distributed.coordinator_address = None, allowed: a value"),
+    ],
+)
+def test_a_section_checks_itself(section, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        section(**fields)
+    assert section() == section()

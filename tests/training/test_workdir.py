@@ -1,0 +1,90 @@
+import pytest
+import yaml
+from train_helpers import assert_refused, config_file, main, parse
+
+from mru.training import workdir
+from mru.training.messages import UserError
+
+
+def test_workdirs_that_can_not_be(here, nothing_compiles, monkeypatch):
+    config = config_file(here)
+    (here / "file").write_text("mine")
+    assert_refused(*main("--config", config, "--workdir", "file"), ["workdir = file", "folder"])
+    assert_refused(*main("--config", config, "--workdir", "file/under"), ["workdir = file/under", "folder to write"])
+    assert (here / "file").read_text() == "mine"
+
+    def read_only(path, text):  # root, who runs some test machines, could write to any folder
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(workdir, "write", read_only)
+    assert_refused(*main("--config", config, "--workdir", "locked"), ["workdir = locked", "Permission denied"])
+
+
+def test_the_workdir_of_another_run(here, nothing_compiles):
+    config = config_file(here)
+    (here / "w").mkdir()
+    resolved = parse(["--config", str(config), "--workdir", "w"]).resolved
+    (here / "w/config.yaml").write_text(yaml.safe_dump(resolved))
+    argv = ["--config", config, "--workdir", "w", "--optimizer.lr", "0.5", "--model.cells", "lru"]
+    assert_refused(*main(*argv), ["workdir = w", "optimizer.lr = 0.01 (now 0.5)", "['pmru'] (now ['lru'])"])
+    # Where it runs may change, what it computes may not.
+    moved = {"workdir": "elsewhere", "mesh": {"data": 4}, "distributed": {"process_id": 1}}
+    (here / "w/config.yaml").write_text(yaml.safe_dump(resolved | moved))
+    assert workdir.earlier(parse(argv[:4])) is not None
+    for broken in (b"{", b"\xff\xfe\x00", b"- a\n"):
+        (here / "w/config.yaml").write_bytes(broken)
+        assert_refused(*main(*argv[:4]), ["workdir = w", "config.yaml, unreadable"])
+
+
+def test_what_may_change_as_a_run_goes_on(here):
+    config = config_file(here)
+    (here / "w").mkdir()
+    held = parse(["--config", config, "--workdir", "w"]).resolved
+    (here / "w/config.yaml").write_text(yaml.safe_dump(held))
+    new = {"steps": 30, "eval_every": 7, "log_every": 3, "steps_per_dispatch": 1, "patience": 2}
+    argv = [x for name, value in new.items() for x in (f"--train.{name}", value)]
+    argv += ["--model.remat", "true", "--model.method", "sequential", "--mesh.data", "1"]
+    assert workdir.earlier(parse(["--config", config, "--workdir", "w", *argv])) == held
+    for field, value in {"train.batch_size": 4, "train.seed": 1, "model.dtype": "bfloat16", "init_from": "x"}.items():
+        config_now = parse(["--config", config, "--workdir", "w", f"--{field}", value])
+        with pytest.raises(UserError, match=f"it has {field} = "):
+            workdir.earlier(config_now)
+
+
+def test_the_schedule_that_earlier_versions_wrote_by_default_is_no_change(here):
+    (here / "w").mkdir()
+    for cells, ramp, fits in (("pmru", {}, True), ("bmru", {}, True), ("bmru", {"begin": 0.1}, False)):
+        argv = ["--config", config_file(here), "--workdir", "w", "--model.cells", cells]
+        held = parse(argv).resolved
+        former = {"start": 1.0, "end": 0.0, "begin": 0.2, "finish": 0.6} | ramp
+        held["train"]["schedules"] = {"epsilon": former}
+        (here / "w/config.yaml").write_text(yaml.safe_dump(held))
+        if fits:
+            assert workdir.earlier(parse(argv)) == held
+        else:
+            with pytest.raises(UserError, match=r"train\.schedules\.epsilon\.begin = 0\.1 \(now 0\.2\)"):
+                workdir.earlier(parse(argv))
+
+
+@pytest.mark.parametrize(
+    ("held", "now", "complete"),
+    [
+        ({}, {}, True),
+        ({}, {"steps": 30}, False),
+        ({}, {"eval_every": 5}, True),
+        ({"patience": 2}, {"patience": 2}, True),
+        ({"patience": 2}, {"patience": 3}, False),
+        ({"patience": 2}, {}, False),
+        ({}, {"patience": 2}, True),
+    ],
+)
+def test_a_run_is_complete_until_it_is_asked_for_more(held, now, complete, here):
+    def config(fields):
+        argv = [x for name, value in fields.items() for x in (f"--train.{name}", value)]
+        return parse(["--config", config_file(here), "--workdir", "w", *argv])
+
+    (here / "w").mkdir()
+    before = config(held).resolved
+    assert not workdir.is_complete(config(now), before)  # there is no summary
+    (here / "w/summary.json").write_text('{"steps": 20}')
+    assert workdir.is_complete(config(now), before) == complete
