@@ -27,6 +27,19 @@ class Scheduled(nnx.Variable):
     """A scalar that a schedule moves during training: no optimiser sees it, checkpoints keep it."""
 
 
+def seeded(rngs: nnx.Rngs | int) -> nnx.Rngs:
+    """Random number streams: those given, or new ones from an int seed.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(rngs, int) and not isinstance(rngs, bool):
+        return nnx.Rngs(rngs)
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"rngs must be flax.nnx.Rngs or an int seed, got {type(rngs).__name__}")
+    return rngs
+
+
 def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:
     """An `nnx.Linear` that multiplies in `dtype` and accumulates in float32.
 
