@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -70,8 +72,9 @@ class SequenceBlock(nnx.Module):
         self.cells = nnx.List(cells)
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         hidden = round(expansion * width)
-        self.mlp_norm = nnx.data(nnx.LayerNorm(width, dtype=dtype, rngs=rngs) if hidden else None)
-        self.mlp = nnx.data(GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None)
+        norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs) if hidden else None
+        mlp = GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None
+        self.mlp_norm, self.mlp = nnx.data(norm), nnx.data(mlp)
         self.dropout = nnx.Dropout(dropout)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[CellState, ...]:
@@ -107,17 +110,17 @@ class SequenceBlock(nnx.Module):
             new_states.append(state)
             if capture is not None and inner is not None:
                 capture.update({f"{number}/{type(cell).__name__}/{name}": value for name, value in inner.items()})
-        return self._residual(x, sum(outs), rngs), tuple(new_states)
+        return self._residual(x, _sum(outs), rngs), tuple(new_states)
 
     def step(self, x: Array, states: tuple[CellState, ...]) -> tuple[Array, tuple[CellState, ...]]:
         """One step: (..., D) -> (..., D) and the states of the cells."""
         normed = self.norm(x)
         outs, new_states = zip(*(c.step(normed, s) for c, s in zip(self.cells, states, strict=True)), strict=True)
-        return self._residual(x, sum(outs), None), new_states
+        return self._residual(x, _sum(outs), None), new_states
 
     def _residual(self, x: Array, mixed: Array, rngs: nnx.Rngs | None) -> Array:
         x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
-        if self.mlp is None:
+        if self.mlp is None or self.mlp_norm is None:
             return x
         return x + self.dropout(self.mlp(self.mlp_norm(x)), deterministic=rngs is None, rngs=rngs)
 
@@ -129,8 +132,16 @@ def rematerialised(
     graphdef, variables = nnx.split(block)
 
     # `jax.checkpoint` wants a pure function: the block's variables and a key go in.
-    def run(variables, x, states, reset, key):
+    def run(
+        variables: Any, x: Array, states: tuple[CellState, ...], reset: Array | None, key: Array | None
+    ) -> tuple[Array, tuple[CellState, ...]]:
         rngs = None if key is None else nnx.Rngs(dropout=key)
         return nnx.merge(graphdef, variables)(x, states, reset, rngs)
 
-    return jax.checkpoint(run)(variables, x, states, reset, None if rngs is None else rngs.dropout())
+    key = None if rngs is None else rngs.dropout()
+    x, states = jax.checkpoint(run)(variables, x, states, reset, key)
+    return x, states
+
+
+def _sum(outs: Sequence[Array]) -> Array:
+    return functools.reduce(operator.add, outs)

@@ -53,7 +53,8 @@ def name_of(factory: Factory) -> str:
     """The registry name, by which `options` are given, or what else to call it in a message."""
     if isinstance(factory, str):
         return factory
-    return getattr(factory, "registry_name", None) or getattr(factory, "__name__", type(factory).__name__)
+    named: str | None = getattr(factory, "registry_name", None) or getattr(factory, "__name__", None)
+    return named or type(factory).__name__
 
 
 def make(factory: Factory, width: int, state_size: int, options: Mapping[str, Any], **common: Any) -> Cell:
@@ -69,7 +70,7 @@ def make(factory: Factory, width: int, state_size: int, options: Mapping[str, An
     Raises:
         ValueError: The name or an option is unknown, or what was made is no cell of this width.
     """
-    build = cell_registry.get(factory) if isinstance(factory, str) else factory
+    build: Callable[..., Any] = cell_registry.get(factory) if isinstance(factory, str) else factory
     # Flax hides the signature of a class of modules; that of its constructor is seen.
     parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
     if "method" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -72,8 +72,8 @@ class Segments:
     @property
     def in_last(self) -> Array:
         """Which steps are real ones of the last sequence, bool (..., T)."""
-        steps = jnp.arange(self.position.shape[-1], dtype=jnp.int32)
-        return (steps >= self.first[..., None]) & self._real(steps)
+        begun = self._steps >= self.first[..., None]
+        return begun if self.lengths is None else begun & (self._steps < self.lengths[..., None])
 
     @property
     def length_of_last(self) -> Array:
@@ -95,11 +95,12 @@ class Segments:
         """
         if self.lengths is None:
             return x
-        real = self._real(jnp.arange(self.position.shape[-1], dtype=jnp.int32))
+        real = self._steps < self.lengths[..., None]
         return jnp.where(real if x.ndim == real.ndim else real[..., None], x, 0)
 
-    def _real(self, steps: Array) -> Array | bool:
-        return True if self.lengths is None else steps < self.lengths[..., None]
+    @property
+    def _steps(self) -> Array:
+        return jnp.arange(self.position.shape[-1], dtype=jnp.int32)
 
 
 def _checked_lengths(lengths: ArrayLike, batch_shape: tuple[int, ...], time: int) -> Array:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells import Bidirectional
+from mru.cells import Bidirectional, Cell
 from mru.cells.base import linear, seeded
 from mru.model.blocks import CellState, SequenceBlock, rematerialised
 from mru.model.factories import Blocks, Factory, blocks_of, make, name_of
@@ -96,7 +96,7 @@ class SequenceModel(nnx.Module):
         _check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
         dtype, rngs = _floating(dtype), seeded(rngs)
 
-        def one(factory: Factory):
+        def one(factory: Factory) -> Cell:
             return make(
                 factory,
                 width,
@@ -107,7 +107,7 @@ class SequenceModel(nnx.Module):
                 rngs=rngs,
             )
 
-        def cell(factory: Factory):
+        def cell(factory: Factory) -> Cell:
             return Bidirectional(one(factory), one(factory)) if bidirectional else one(factory)
 
         self.inputs, self.vocabulary, self.outputs = inputs, vocabulary, outputs
@@ -298,5 +298,5 @@ def _floating(dtype: DTypeLike | None) -> jnp.dtype | None:
     return None if dtype is None else jnp.dtype(dtype)
 
 
-def _lecun(fan_in: int):
+def _lecun(fan_in: int) -> nnx.Initializer:
     return nnx.initializers.normal(fan_in**-0.5)

@@ -10,6 +10,7 @@ from flax import linen, nnx
 from reference import shake
 
 from mru import SequenceBlock, SequenceModel, cells
+from mru.model import pooling
 from mru.model.positions import sinusoidal_positions
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -205,7 +206,7 @@ def linear(x, layer):
     return x @ np.asarray(layer.kernel[...], float) + (0 if layer.bias is None else np.asarray(layer.bias[...]))
 
 
-@pytest.mark.parametrize("expansion", [0.0, 1.5])
+@pytest.mark.parametrize("expansion", [0.0, 1.6])
 @pytest.mark.parametrize("names", [["mingru"], ["lru", "pmru"]])
 def test_block_is_the_equation(names, expansion):
     parts = [cells.get(name)(6, 4, rngs=nnx.Rngs(i)) for i, name in enumerate(names)]
@@ -219,7 +220,7 @@ def test_block_is_the_equation(names, expansion):
     if expansion:
         normed = layer_norm(expected, block.mlp_norm)
         gate = linear(normed, block.mlp.gate)
-        assert gate.shape[-1] == 9
+        assert gate.shape[-1] == 10  # the nearest to 9.6
         expected = expected + linear(gate / (1 + np.exp(-gate)) * linear(normed, block.mlp.value), block.mlp.out)
     else:
         assert block.mlp is None
@@ -371,6 +372,21 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_parameters():
     for t in range(T):
         out, carried = step(x[:, t], carried)
     np.testing.assert_allclose(out, logits, atol=0.03)
+
+
+def test_the_pooled_sum_is_float32_in_a_bfloat16_model(monkeypatch):
+    seen = {}
+
+    def record(x, total, segments):
+        seen["x"] = x
+        return pooling.mean(x, total, segments)
+
+    monkeypatch.setitem(pooling.POOLINGS, "mean", record)
+    model = make(dtype="bfloat16", cells=("mingru",), positions=0)
+    _, state = model(jnp.ones((400, INPUTS)) + 0.1 * features(400))
+    # Hundreds of like numbers: with 8 bits the sum is off by some percent.
+    np.testing.assert_allclose(state.total, np.asarray(seen["x"], np.float64).sum(0), rtol=1e-5, atol=1e-3)
+    assert (seen["x"].astype(jnp.bfloat16) == seen["x"]).all()  # though each was computed in bfloat16
 
 
 @pytest.mark.parametrize("remat", [False, True])
