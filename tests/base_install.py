@@ -1,7 +1,7 @@
 """What works with the base dependencies alone, outside of the checkout: cells, scans, models, and a run's model.
 
-`.ci/run` runs it in an environment that has no others, `tests/test_packaging.py` with the others hidden. Its argument is
-the workdir of a run.
+`.ci/run` runs it in an environment that has no others, `tests/test_packaging.py` with the others hidden. Its argument
+is the workdir of a run.
 """
 
 import sys
