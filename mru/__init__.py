@@ -5,7 +5,7 @@ import importlib.metadata
 from mru import cells
 from mru.engine.front import scan
 from mru.model import SequenceBlock, SequenceModel
-from mru.operators import Affine, Clamp, Latch, Play, Relay
+from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
 from mru.training.checkpoint import load
 from mru.training.optimizer import adamw
 
@@ -13,6 +13,7 @@ __all__ = [
     "Affine",
     "Clamp",
     "Latch",
+    "Operator",
     "Play",
     "Relay",
     "SequenceBlock",

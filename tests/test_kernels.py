@@ -10,9 +10,17 @@ import pytest
 from test_scan import CASES, equations, every_case, oracle, split, state_like
 
 from mru import Affine, Clamp, Latch, Play, Relay, scan
-from mru.engine import front, kernels
+from mru.engine import kernel, methods, vjp
+from mru.engine.kernel import plan as kernel_plan
+from mru.engine.kernel import walk as kernel_walk
 
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
+
+
+def pretend_cuda(monkeypatch):
+    """As on a machine with a GPU."""
+    for module in (kernel, kernel_plan, kernel_walk):
+        monkeypatch.setattr(module, "on_cuda", lambda: True)
 
 
 @pytest.fixture
@@ -72,21 +80,21 @@ def test_a_single_walk_matches_the_loop(name):
 
 @pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("enough", [1, 4])
-def test_layouts_without_chunks_match_the_loop(enough, monkeypatch):
-    monkeypatch.setattr(kernels, "_ENOUGH", enough)
+def test_plans_without_chunks_match_the_loop(enough, monkeypatch):
+    monkeypatch.setattr(kernel_plan, "_ENOUGH", enough)
     compare("affine", draw("affine", 2, 64 + enough, 64), reverse=True)
 
 
 @pytest.mark.parametrize("kind", [Affine, Clamp])
 @pytest.mark.parametrize("shape", [(8, 16384, 512), (1, 262144, 256), (100, 784, 128), (32, 1024, 512), (999, 9, 256)])
-def test_the_layout_fills_the_chip(shape, kind):
+def test_the_plan_fills_the_chip(shape, kind):
     batch, time, channels = shape
     start = jnp.zeros((batch, channels))
-    layout = kernels._layout(start, time, kind(start, start))
-    programs = batch * -(-channels // layout.lanes) * layout.chunks
+    divided = kernel_plan.plan(start, time, kind(start, start))
+    programs = batch * -(-channels // divided.lanes) * divided.chunks
     assert programs >= 500
-    if layout.chunks > 1:
-        assert time // layout.chunks >= 32  # not so short that the carry pass would count
+    if divided.chunks > 1:
+        assert time // divided.chunks >= 32  # not so short that the carry pass would count
         assert programs <= 132 * 32  # as many as the chip holds at once
 
 
@@ -166,11 +174,13 @@ def test_a_clamp_passes_a_nan_on_through_all_chunks(where):
 @pytest.mark.parametrize("time", [2**25, 2**31 - 1])
 def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
     chunks = 2112
-    firsts = jax.jit(lambda chunk: kernels._first_grain(chunk, chunks, time))(jnp.arange(chunks + 1, dtype=jnp.int32))
+    firsts = jax.jit(lambda chunk: kernel_plan.Grid(time, 1, 1, chunks, 32).first_tile(chunk))(
+        jnp.arange(chunks + 1, dtype=jnp.int32)
+    )
     np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
 
 
-@pytest.mark.skipif(kernels.on_cuda(), reason="only an interpreted kernel can call back")
+@pytest.mark.skipif(kernel.on_cuda(), reason="only an interpreted kernel can call back")
 @pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize(
     ("op", "lowered"),
@@ -248,19 +258,19 @@ def test_gates_are_computed_in_the_kernel_and_not_stored():
     assert len(calls) == 3  # compose the chunks, follow them, walk them
     assert sizes(calls).count(h.size) == 1  # the states
     assert {e.primitive.name for e in whole} <= {"pallas_call", "reshape", "custom_vjp_call", "jit", "pjit"}
-    backward = jax.make_jaxpr(lambda op, h: front._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
+    backward = jax.make_jaxpr(lambda op, h: vjp._pullback("pallas", False, op, h[:, 0], None, None, h, h))(op, h)
     assert sizes(kernel_calls(backward.jaxpr)).count(h.size) == 2  # the cotangents of candidate and threshold
 
 
 @pytest.mark.usefixtures("retraced")
 def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog):
     shape = (2, 64, 3)
-    assert not kernel_calls(jax.make_jaxpr(scan)(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr) or kernels.on_cuda()
-    monkeypatch.setattr(kernels, "on_cuda", lambda: True)
+    assert not kernel_calls(jax.make_jaxpr(scan)(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr) or kernel.on_cuda()
+    pretend_cuda(monkeypatch)
     jax.clear_caches()
-    front._fall_back.cache_clear()
+    methods._fall_back.cache_clear()
     assert kernel_calls(jax.make_jaxpr(lambda op: scan(op))(Affine(jnp.ones(shape), jnp.ones(shape))).jaxpr)
-    caplog.set_level(logging.WARNING, "mru.front.front")
+    caplog.set_level(logging.WARNING, "mru.engine.methods")
     assert not caplog.records
     latch = Latch(jnp.ones(shape, bool), jnp.ones(shape, jnp.complex64))
     assert not kernel_calls(jax.make_jaxpr(lambda op: scan(op))(latch).jaxpr)
@@ -268,7 +278,7 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
     long = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, 2**23, 64), x.dtype), Affine(jnp.ones(()), jnp.ones(())))
     assert not kernel_calls(jax.make_jaxpr(lambda op: scan(op))(long).jaxpr)
     assert "2,147,483,648" in caplog.text
-    with pytest.raises(ValueError, match="method 'pallas' can not run this: they have no complex Latch"):
+    with pytest.raises(ValueError, match="method 'pallas' can not run this: kernels have no complex Latch"):
         scan(latch, method="pallas")
     pallas = jax.make_jaxpr(lambda op: scan(op, method="pallas"))
     with pytest.raises(ValueError, match="2,147,483,648"):
@@ -282,7 +292,7 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
 @pytest.mark.parametrize("name", ["affine", "constant complex a", "latch", "clamp", "relay leak 0.3", "play"])
 def test_lowers_for_nvidia_gpus(name, monkeypatch):
     fields, h0, start, weight, reset = draw(name, 2, 70, 33)
-    monkeypatch.setattr(kernels, "on_cuda", lambda: True)
+    pretend_cuda(monkeypatch)
     mesh = jax.sharding.AbstractMesh(
         (1,),
         ("x",),

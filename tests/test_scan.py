@@ -531,7 +531,7 @@ GOOD = Affine(ONES, ONES)
 @pytest.mark.parametrize(
     ("op", "kwargs", "expected", "given"),
     [
-        (GOOD, {"method": "magic"}, "'associative', 'auto', 'pallas', 'sequential'", "'magic'"),
+        (GOOD, {"method": "magic"}, "'associative', 'auto', 'autodiff', 'pallas', 'sequential'", "'magic'"),
         (GOOD, {"h0": np.zeros((2, 4))}, "(2, 3)", "(2, 4)"),
         (GOOD, {"h0": np.zeros((3, 3))}, "(2, 3)", "(3, 3)"),
         (GOOD, {"h0": 0.0}, "(2, 3)", "()"),
@@ -545,7 +545,7 @@ GOOD = Affine(ONES, ONES)
         (Affine(ONES.astype(int), ONES.astype(int)), {}, "must be floating point", "int32"),
         (Latch(ONES.astype(int), ONES), {}, "must be floating point", "write int32"),
         (Clamp(ONES * 1j, ONES * 1j), {}, "must be real", "complex64"),
-        (ONES, {}, "Affine, Latch, Clamp, Relay or Play", "ndarray"),
+        (ONES, {}, "an mru.Operator, such as an Affine", "ndarray"),
     ],
     ids=lambda v: "" if not isinstance(v, str) else v,
 )

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mru.engine.front import scan
-from mru.operators import Operator, Play, Relay
+from mru.operators import Operator
 
 REGISTRY: dict[str, type[Cell]] = {}
 
@@ -169,9 +169,8 @@ class ScanCell(Cell):
         op = self.operator(x)
         h = scan(op, state, reset=reset, reset_state=self.initial_state(), method=self.method)
         if capture is not None:
-            gates = op.gates() if isinstance(op, Relay | Play) else vars(op)
             capture["state"] = h
-            capture.update({k: v for k, v in gates.items() if jnp.shape(v)[-2:] == h.shape[-2:]})
+            capture.update({k: v for k, v in op.gates().items() if jnp.shape(v)[-2:] == h.shape[-2:]})
         return self.readout(h, x).astype(x.dtype), h[..., -1, :]
 
     def step(self, x, state):

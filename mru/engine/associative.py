@@ -1,7 +1,7 @@
-"""O(log T) depth by `jax.lax.associative_scan`, and a form of it for coefficients that are constant in time.
+"""O(log T) depth: maps are composed in pairs, pairs of pairs, and so on, and the states are found on the way back.
 
-The initial state is folded into the first map (so there are T elements, never T + 1) and the reset state into every map
-at a reset; there, at a cut, nothing earlier is composed in.
+Going up the tree composes maps; coming down from it applies them to states. So all maps of a level share what is
+constant in time, and any state that an operator can be applied to will do.
 """
 
 from __future__ import annotations
@@ -13,114 +13,135 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.engine.adjoint import cotangents, decoded, encoded, is_coded, previous, states_before, time_of, widen
-from mru.operators import Affine, Clamp, Latch, Operator, lowered
+from mru.engine.composition import Composition, alone, joined
+from mru.engine.steps import (
+    assembled,
+    at,
+    backward_step,
+    decoded,
+    one_step,
+    part,
+    previous,
+    states_before,
+    time_axis,
+    time_of,
+    varies,
+    widen,
+)
+from mru.operators import Affine, Operator
+from mru.operators.base import State, select
 
 
 def states(
-    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
-) -> tuple[Array, Array | None]:
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, keep: bool
+) -> tuple[State, Array | None]:
     """Every state, and what is kept; see `mru.engine.front`."""
-    h = _states(op, h0, reset, reset_state, reverse)
-    return h, encoded(h, h0, reset_state) if keep and is_coded(op) else None
+    h = every_state(widen(op, op.dtype).lower(), h0, reset, reset_state, reverse)
+    axis = time_axis(op)
+    return h, op.encode(h, *one_step((h0, reset_state), axis)) if keep and op.coded else None
 
 
-def _states(op, h0, reset, reset_state, reverse):
-    op = lowered(widen(op, h0.dtype))
-    time = op.constant().shape[-2]
-    starts = (jnp.arange(time) == (time - 1 if reverse else 0))[:, None]
-    state = h0[..., None, :]
-    if reset is not None and reset_state is not None:
-        flags = reset[..., None]
-        starts, state = starts | flags, jnp.where(flags, reset_state[..., None, :], state)
-    return _prefixes(op.fold(state, starts), reset, reverse)
+def every_state(
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool
+) -> State:  # fmt: skip
+    """Every state; JAX can differentiate it in every mode."""
+    axis = time_axis(op)
+    if reverse:
+        leaves, tree = jax.tree.flatten(op)
+        op = tree.unflatten([jnp.flip(x, axis) if moves else x for x, moves in zip(leaves, varies(op), strict=True)])
+        reset = None if reset is None else jnp.flip(reset, axis)
+    start, reset_state = one_step((h0, reset_state), axis)
+
+    def level(steps: Composition) -> State:
+        time = time_of(steps.op)
+        if time == 1:
+            return steps.apply(start, reset_state)
+        even, odd = _some(steps, slice(0, None, 2), axis), _some(steps, slice(1, None, 2), axis)
+        after_odd = level(joined(_some(even, slice(time // 2), axis), odd, reset_state))
+        earlier = at(after_odd, slice((time - 1) // 2), axis)
+        before_even = jax.tree.map(lambda x, rest: jnp.concatenate([x, rest], axis), start, earlier)
+        after_even = even.apply(before_even, reset_state)
+        return jax.tree.map(lambda x, y: _woven(x, y, axis), after_even, after_odd)
+
+    h = level(alone(op, reset, reset_state))
+    return jax.tree.map(lambda x: jnp.flip(x, axis), h) if reverse else h
+
+
+def _some(steps: Composition, where: slice, axis: int) -> Composition:
+    return Composition(part(steps.op, where, axis), *at((steps.value, steps.reset), where, axis))
+
+
+def _woven(even: Array, odd: Array, axis: int) -> Array:
+    """What is at even and at odd steps, in order of time."""
+    half = odd.shape[axis]
+    pairs = jnp.stack([at(even, slice(half), axis), odd], axis + 1)
+    woven = pairs.reshape(*odd.shape[:axis], 2 * half, *odd.shape[axis + 1 :])
+    return woven if even.shape[axis] == half else jnp.concatenate([woven, at(even, slice(half, None), axis)], axis)
 
 
 def pullback(
-    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
-) -> tuple[Operator, Array, Array | None]:
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, h: Any, g: State
+) -> tuple[Operator, State, State | None]:
     """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
-    h = decoded(h, h0, reset_state)
-    before = states_before(h, h0, reset, reset_state, reverse)
-    jacobian = widen(op, h.dtype).jacobian(before)
+    if not op.says("jacobian"):
+        return _derived(op, h0, reset, reset_state, reverse, g)
+    axis, wide = time_axis(op), widen(op, op.dtype)
+    h = decoded(op, h, h0, reset_state, axis)
+    before = states_before(h, h0, reset, reset_state, axis, reverse)
+    jacobian = wide.jacobian(before)
     # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: an affine scan, in the other direction.
     zero = jnp.zeros_like(h0)
-    ahead = jacobian if jacobian.ndim == 1 else previous(jacobian, zero, not reverse)
-    cut = None
+    ahead = jacobian if jacobian.ndim == 1 else previous(jacobian, zero, axis, not reverse)
+    starts = None
     if reset is not None:
-        cut = previous(reset[..., None], jnp.zeros_like(reset[..., :1]), not reverse)[..., 0]
+        starts = previous(reset, jnp.zeros_like(at(reset, 0, axis)), axis, not reverse)
         if ahead.ndim > 1:
-            # Folding the zero state in multiplies by it, and 0 * NaN of the sequence ahead would enter this one.
-            ahead = jnp.where(cut[..., None], 0, ahead)
-    g = _states(Affine(ahead, g), zero, cut, zero, not reverse)
-    return cotangents(op, before, g, reset, reverse)
+            # Its state being zero there, 0 * NaN of the sequence ahead would enter this one.
+            ahead = select(starts, jnp.zeros_like(ahead), ahead)
+    g = every_state(Affine(ahead, g), zero, starts, zero, not reverse)
+    bars, incoming, to_reset = backward_step(wide, before, g, reset)
+    first = at(incoming, -1 if reverse else 0, axis)
+    return assembled(op, bars), first, None if to_reset is None else to_reset.sum(axis)
+
+
+def _derived(
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, g: State
+) -> tuple[Operator, State, State | None]:
+    """The same for an operator that says nothing of its derivative: by JAX, through the compositions."""
+    leaves, tree = jax.tree.flatten(op)
+    inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
+
+    def run(differentiable: list[Array], h0: State, reset_state: State | None) -> State:
+        given = iter(differentiable)
+        whole = tree.unflatten([next(given) if i else x for i, x in zip(inexact, leaves, strict=True)])
+        return every_state(widen(whole, op.dtype).lower(), h0, reset, reset_state, reverse)
+
+    bars, *others = jax.vjp(run, [x for i, x in zip(inexact, leaves, strict=True) if i], h0, reset_state)[1](g)
+    given = iter(bars)
+    return assembled(op, [next(given) if i else None for i in inexact]), *others
 
 
 def composed(
-    build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
-) -> tuple[Operator, Array | None]:
-    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.engine.sharded`."""
+    build: Callable[..., Operator],
+    op: Operator,
+    others: Any,
+    reset: Array | None,
+    reset_state: State | None,
+    reverse: bool,
+) -> Composition:
+    """All maps as one; see `mru.engine.sharded`."""
+    axis = time_axis(op)
+    reset_state = one_step(reset_state, axis)
 
-    def take(maps, where):
-        return jax.tree.map(lambda x: x if x.ndim == 1 else x[..., where, :], maps)
-
-    def level(maps):
-        time = time_of(maps)
+    def level(steps: Composition) -> Composition:
+        time = time_of(steps.op)
         if time == 1:
-            return maps
+            return steps
         if time % 2:  # the first step joins at the end: all pairs then share the coefficient, where it is constant
             first, rest = (slice(-1, None), slice(-1)) if reverse else (slice(1), slice(1, None))
-            return _join(take(maps, first), level(take(maps, rest)))
-        even, odd = take(maps, slice(0, None, 2)), take(maps, slice(1, None, 2))
-        return level(_join(odd, even) if reverse else _join(even, odd))
+            return joined(_some(steps, first, axis), level(_some(steps, rest, axis)), reset_state)
+        even, odd = _some(steps, slice(0, None, 2), axis), _some(steps, slice(1, None, 2), axis)
+        return level(joined(odd, even, reset_state) if reverse else joined(even, odd, reset_state))
 
-    return take(level((build(arrays), None if cut is None else cut[..., None])), 0)
-
-
-def _join(earlier, later):
-    """Two maps as one, each with its flag: true if nothing before the map may reach past it."""
-    (f, cut_f), (g, cut_g) = earlier, later
-    if cut_g is None:
-        return g.compose(f), None
-    # Select, never multiply by zero: a non-finite value before the cut must not reach past it; before the composition
-    # too, whose derivative would multiply by it.
-    f = jax.tree.map(lambda x: x if x.ndim == 1 else jnp.where(cut_g, jnp.zeros((), x.dtype), x), f)
-    return jax.tree.map(lambda x, y: y if x.ndim == 1 else jnp.where(cut_g, x, y), g, g.compose(f)), cut_f | cut_g
-
-
-def _prefixes(op: Affine | Latch | Clamp, cut: Array | None, reverse: bool) -> Array:
-    """The values of all prefixes of an operator whose initial states are folded in."""
-    if isinstance(op, Affine) and op.a.ndim == 1:
-        return _constant_coefficient(op, cut, reverse)
-    flags = None if cut is None else jnp.broadcast_to(cut, op.constant().shape[:-1])[..., None]
-    axis = op.constant().ndim - 2
-    return jax.lax.associative_scan(_join, (op, flags), reverse=reverse, axis=axis)[0].constant()
-
-
-def _constant_coefficient(op: Affine, cut: Array | None, reverse: bool) -> Array:
-    """h_t = a h_{t-1} + b_t with `a` (N,): at each level of the tree the coefficient is one power of `a`."""
-    b = jnp.flip(op.b, -2) if reverse else op.b
-    flags = None if cut is None else cut[..., None]
-    if reverse and flags is not None:
-        flags = jnp.flip(flags, -2)
-
-    def level(a, b, flags):
-        if b.shape[-2] == 1:
-            return b
-        earlier, later = b[..., :-1:2, :], b[..., 1::2, :]
-        if flags is None:
-            pairs, pair_flags = later + a * earlier, None
-        else:
-            pairs = later + a * jnp.where(flags[..., 1::2, :], 0, earlier)
-            pair_flags = flags[..., :-1:2, :] | flags[..., 1::2, :]
-        odd = level(a * a, pairs, pair_flags)
-        rest = b[..., 2::2, :]
-        before = odd[..., : rest.shape[-2], :]
-        even = rest + a * (before if flags is None else jnp.where(flags[..., 2::2, :], 0, before))
-        even = jnp.concatenate([b[..., :1, :], even], -2)
-        half = odd.shape[-2]
-        woven = jnp.stack([even[..., :half, :], odd], -2).reshape(*b.shape[:-2], 2 * half, b.shape[-1])
-        return woven if b.shape[-2] % 2 == 0 else jnp.concatenate([woven, even[..., -1:, :]], -2)
-
-    h = level(op.a, b, flags)
-    return jnp.flip(h, -2) if reverse else h
+    whole = level(alone(build(op, others), reset, reset_state))
+    return Composition(part(whole.op, 0, axis), *at((whole.value, whole.reset), 0, axis))

@@ -13,106 +13,98 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.engine.adjoint import decoded, encoded, field_cotangents, is_coded, time_of, widen
-from mru.operators import Operator, Play, lowered
-
-
-def _at(tree: Any, t: Array | int) -> Any:
-    """Step `t` of a tree of arrays (..., T, N); what has fewer axes than two is constant in time."""
-    return jax.tree.map(lambda x: x if x.ndim < 2 else jax.lax.dynamic_index_in_dim(x, t, x.ndim - 2, False), tree)
-
-
-def _put(x: Array, value: Array, t: Array) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(x, value, t, x.ndim - 2)
-
-
-def _prepared(op: Operator, dtype: Any) -> Operator:
-    """The gates of a `Play` cost a softplus, which is faster for all steps at once; those of a `Relay` a comparison."""
-    return lowered(widen(op, dtype)) if isinstance(op, Play) else op
+from mru.engine.composition import Composition, alone, joined
+from mru.engine.steps import assembled, at, backward_step, decoded, part, put, time_axis, time_of, varies, widen
+from mru.operators import Operator
+from mru.operators.base import State, select
 
 
 def states(
-    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, keep: bool
-) -> tuple[Array, Array | None]:
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, keep: bool
+) -> tuple[State, Array | None]:
     """Every state, and what is kept; see `mru.engine.front`."""
-    time = time_of(op)
-    op = _prepared(op, h0.dtype)
-    flags = None if reset is None else reset[..., None]
+    kept = op
+    axis, time = time_axis(op), time_of(op)
+    if op.says("before_loop"):
+        op = widen(op, op.dtype).before_loop()
 
-    def body(i, carry):
+    def body(i: Array, carry: Any) -> Any:
         h, out = carry
         t = time - 1 - i if reverse else i
-        if flags is not None:
-            h = jnp.where(_at(flags, t), reset_state, h)
-        h = widen(_at(op, t), h.dtype).apply(h)
-        return h, _put(out, h, t)
+        if reset is not None:
+            h = select(at(reset, t, axis), reset_state, h)
+        now = widen(part(op, t, axis), op.dtype).apply(h)
+        h = jax.tree.map(lambda x, like: x.astype(like.dtype), now, h)
+        return h, put(out, h, t, axis)
 
-    out = jnp.zeros_like(jnp.broadcast_to(h0[..., None, :], (*h0.shape[:-1], time, h0.shape[-1])))
+    out = jax.tree.map(lambda x: _for_all_steps(x, axis, time), h0)
     # Two steps a round save up to a quarter of the time of small steps; complex ones lose as much.
-    h = jax.lax.fori_loop(0, time, body, (h0, out), unroll=1 if jnp.iscomplexobj(h0) else 2)[1]
-    return h, encoded(h, h0, reset_state) if keep and is_coded(op) else None
+    complex_ = any(jnp.iscomplexobj(x) for x in jax.tree.leaves(h0))
+    h = jax.lax.fori_loop(0, time, body, (h0, out), unroll=1 if complex_ else 2)[1]
+    if not (keep and kept.coded):
+        return h, None
+    start = jax.tree.map(lambda x: jnp.expand_dims(x, axis), (h0, reset_state))
+    return h, kept.encode(h, *start)
+
+
+def _for_all_steps(x: Array, axis: int, time: int) -> Array:
+    return jnp.zeros_like(jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], time, *x.shape[axis:])))
 
 
 def pullback(
-    op: Operator, h0: Array, reset: Array | None, reset_state: Array | None, reverse: bool, h: Array, g: Array
-) -> tuple[Operator, Array, Array | None]:
+    op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, h: Any, g: State
+) -> tuple[Operator, State, State | None]:
     """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
-    time = time_of(op)
-    maps, raised = op, lambda bar: (bar,)
-    if isinstance(op, Play):
-        maps, raised = jax.vjp(lambda op: _prepared(op, g.dtype), op)
-    flags = None if reset is None else reset[..., None]
+    axis, time, dtype, given = time_axis(op), time_of(op), op.dtype, op
+    raised: Callable[[Operator], Any] = lambda bar: (bar,)  # noqa: E731
+    if op.says("before_loop"):
+        op, raised = jax.vjp(lambda op: widen(op, dtype).before_loop(), op)
+    varied = varies(op)
 
-    def body(i, carry):
+    def body(i: Array, carry: Any) -> Any:
         incoming, to_reset, bars = carry
-        bars = dict(bars)
         t = i if reverse else time - 1 - i
-        before = decoded(_at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1)), h0, reset_state)
-        before = jnp.where(i == time - 1, h0, before)
-        flag = None if flags is None else _at(flags, t)
+        before = decoded(given, at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1), axis), h0, reset_state)
+        before = jax.tree.map(lambda x, start: jnp.where(i == time - 1, start, x), before, h0)
+        flag = None if reset is None else at(reset, t, axis)
+        before = select(flag, reset_state, before)
+        total = jax.tree.map(jnp.add, at(g, t, axis), incoming)
+        found, incoming, back = backward_step(widen(part(op, t, axis), dtype), before, total, flag)
         if flag is not None:
-            before = jnp.where(flag, reset_state, before)
-        total = _at(g, t) + incoming
-        now = widen(_at(maps, t), g.dtype)
-        for name, x in field_cotangents(now, before, total).items():
-            bars[name] = bars[name] + x if bars[name].ndim < 2 else _put(bars[name], x.astype(bars[name].dtype), t)
-        incoming = now.jacobian(before) * total
-        if flag is not None:
-            to_reset = to_reset + jnp.where(flag, incoming, 0)
-            incoming = jnp.where(flag, 0, incoming)
+            to_reset = jax.tree.map(jnp.add, to_reset, back)
+        bars = [
+            None if x is None else put(sums, x, t, axis) if moves else sums + x
+            for sums, x, moves in zip(bars, found, varied, strict=True)
+        ]
         return incoming, to_reset, bars
 
-    zero = jnp.zeros_like(h0)
-    first = widen(_at(maps, 0), g.dtype)
-    fields = {name: getattr(maps, name) for name in jax.eval_shape(lambda: field_cotangents(first, zero, zero))}
+    zero = jax.tree.map(jnp.zeros_like, h0)
+    first = widen(part(op, 0, axis), dtype)
+    wanted = jax.eval_shape(lambda: backward_step(first, zero, zero, None)[0])
     # The sum over time, of what is constant in it, is not rounded until its end.
-    bars = {name: jnp.zeros_like(x, dtype=g.dtype if x.ndim < 2 else x.dtype) for name, x in fields.items()}
+    bars = [
+        None if bar is None else jnp.zeros_like(x, dtype=x.dtype if moves else bar.dtype)
+        for x, bar, moves in zip(jax.tree.leaves(op), wanted, varied, strict=True)
+    ]
     start = zero, None if reset is None else zero, bars
     incoming, to_reset, bars = jax.lax.fori_loop(0, time, body, start)
-    bars = {name: bars[name].astype(x.dtype) for name, x in fields.items()}
-    (op_bar,) = raised(type(maps)(**{name: bars.get(name) for name in vars(maps)}))
-    return op_bar, incoming, to_reset
+    return raised(assembled(op, bars))[0], incoming, to_reset
 
 
 def composed(
-    build: Callable[..., Operator], arrays: Any, cut: Array | None, reverse: bool
-) -> tuple[Operator, Array | None]:
-    """The composition of all maps, (..., N), and whether one of them was at a cut; see `mru.engine.sharded`."""
-    time = time_of(arrays)
-    first = time - 1 if reverse else 0
-    flags = None if cut is None else cut[..., None]
+    build: Callable[..., Operator],
+    op: Operator,
+    others: Any,
+    reset: Array | None,
+    reset_state: State | None,
+    reverse: bool,
+) -> Composition:
+    """All maps as one; see `mru.engine.sharded`."""
+    axis, time = time_axis(op), time_of(op)
 
-    def body(i, carry):
-        earlier, seen = carry
+    def step(i: Array | int) -> Composition:
         t = time - 1 - i if reverse else i
-        now = build(_at(arrays, t))
-        joined = now.compose(earlier)
-        if flags is None:
-            return joined, seen
-        flag = _at(flags, t)
-        # A constant coefficient stays as it is: after a cut nobody reads it.
-        joined = jax.tree.map(lambda x, y: y if x.ndim < flag.ndim else jnp.where(flag, x, y), now, joined)
-        return joined, seen | flag
+        now = build(part(op, t, axis), at(others, t, axis))
+        return alone(now, None if reset is None else at(reset, t, axis), reset_state)
 
-    start = build(_at(arrays, first)), None if flags is None else _at(flags, first)
-    return jax.lax.fori_loop(1, time, body, start)
+    return jax.lax.fori_loop(1, time, lambda i, earlier: joined(earlier, step(i), reset_state), step(0))

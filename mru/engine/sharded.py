@@ -3,31 +3,38 @@
 Each device composes its own maps, all of them gather these compositions (one per device: what is communicated does not
 grow with T) and apply those before their own to the initial state. From there each scans what it holds. The backward
 pass does the same with the maps of the adjoint, in the other direction.
+
+A method's `composed(build, op, others, reset, reset_state, reverse)` is the `Composition` of the maps
+`build(op, others)` of all steps; `others` are arrays that have a time axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.engine.adjoint import states_before, widen
-from mru.operators import Affine, Operator, lowered
+from mru.engine.composition import Composition
+from mru.engine.steps import states_before, time_axis, widen
+from mru.operators import Affine, Operator
+from mru.operators.base import State, select
 
-Composed = Callable[..., tuple[Operator, Array | None]]
+Composed = Callable[..., Composition]
+Pullback = Callable[..., tuple[Operator, State, State | None]]
 
 
 def first_state(
     composed: Composed,
     op: Operator,
-    h0: Array,
+    h0: State,
     reset: Array | None,
-    reset_state: Array | None,
+    reset_state: State | None,
     reverse: bool,
-    axis: str,
-) -> Array:
+    axis_name: str,
+) -> State:
     """The state that this device's part of the sequence starts from, (..., N).
 
     Args:
@@ -37,58 +44,125 @@ def first_state(
         reset: (..., T), or None.
         reset_state: (..., N), or None.
         reverse: Direction of the scan.
-        axis: Name of the mesh axis.
+        axis_name: Mesh axis.
     """
-
-    def build(arrays):
-        op, flags = arrays
-        op = lowered(widen(op, h0.dtype))
-        if flags is None:
-            return op
-        return op.fold(reset_state if op.constant().ndim == h0.ndim else reset_state[..., None, :], flags)
-
-    composition, cut = composed(build, (op, _flags(reset)), reset, reverse)
-    return _incoming(composition, cut, h0, reverse, axis)
+    dtype = op.dtype
+    composition = composed(lambda op, _: widen(op, dtype).lower(), op, (), reset, reset_state, reverse)
+    return _incoming(composition, h0, reset_state, reverse, axis_name)
 
 
 def first_cotangent(
     composed: Composed,
+    pullback: Pullback,
     op: Operator,
-    h0: Array,
+    h0: State,
     reset: Array | None,
-    reset_state: Array | None,
+    reset_state: State | None,
     reverse: bool,
-    h: Array,
-    g: Array,
-    axis: str,
-) -> Array:
-    """What the steps on later devices add to the cotangent `g` of this device's last state, (..., N)."""
+    h: State,
+    g: State,
+    axis_name: str,
+) -> State:
+    """What the steps on later devices add to the cotangent `g` of this device's last state, (..., N).
 
-    def build(arrays):
+    Args:
+        composed: The method's composition of maps.
+        pullback: The method's backward pass.
+        op: This device's part, like `reset`, `h` and `g`.
+        h0: State that this device's part starts from, (..., N).
+        reset: (..., T), or None.
+        reset_state: (..., N), or None.
+        reverse: Direction of the scan.
+        h: States, (..., T, N).
+        g: Their cotangents, (..., T, N).
+        axis_name: Mesh axis.
+    """
+    zero, dtype = jax.tree.map(jnp.zeros_like, h0), op.dtype
+    if not op.says("jacobian"):
+        return _derived(composed, pullback, op, h0, reset, reset_state, reverse, h, g, axis_name)
+
+    def build(op: Operator, others: Any) -> Affine:
         # What a step hands to the one before it: J (g + what comes in), and nothing where a sequence starts.
-        op, before, g, flags = arrays
-        jacobian = widen(op, g.dtype).jacobian(before)
-        return Affine(jacobian, jacobian * g if flags is None else jnp.where(flags, 0, jacobian * g))
+        before, g, flags = others
+        jacobian = widen(op, dtype).jacobian(before)
+        maps = Affine(jacobian, jacobian * g)
+        if flags is None:
+            return maps
+        nothing = jnp.zeros_like(maps.b)
+        return Affine(
+            jacobian if jacobian.ndim == 1 else select(flags, nothing, jacobian), select(flags, nothing, maps.b)
+        )
 
-    before = states_before(h, h0, reset, reset_state, reverse)
-    composition, cut = composed(build, (op, before, g, _flags(reset)), reset, not reverse)
-    return _incoming(composition, cut, jnp.zeros_like(h0), not reverse, axis)
+    before = states_before(h, h0, reset, reset_state, time_axis(op), reverse)
+    composition = composed(build, op, (before, g, reset), reset, zero, not reverse)
+    return _incoming(composition, zero, zero, not reverse, axis_name)
 
 
-def _flags(reset: Array | None) -> Array | None:
-    return None if reset is None else reset[..., None]
+def _derived(
+    composed: Composed,
+    pullback: Pullback,
+    op: Operator,
+    h0: State,
+    reset: Array | None,
+    reset_state: State | None,
+    reverse: bool,
+    h: State,
+    g: State,
+    axis_name: str,
+) -> State:
+    """The same for an operator that says nothing of its derivative: through each device's composition of maps.
+
+    A device's own cotangents reach its start by one backward pass, and what comes in from later devices by the
+    derivative of its composition.
+    """
+    dtype = op.dtype
+    whole = composed(lambda op, _: widen(op, dtype).lower(), op, (), reset, reset_state, reverse)
+    own = pullback(op, h0, reset, reset_state, reverse, h, g)[1]
+    everyone = jax.lax.all_gather((whole, h0, own), axis_name)
+
+    def back(incoming: State, device: Any) -> tuple[State, State]:
+        whole, start, own = device
+        (through,) = jax.vjp(lambda h: whole.apply(h, reset_state), start)[1](incoming)
+        return jax.tree.map(jnp.add, own, through), incoming
+
+    _, incoming = jax.lax.scan(back, jax.tree.map(jnp.zeros_like, h0), everyone, reverse=not reverse)
+    return jax.tree.map(lambda x: x[jax.lax.axis_index(axis_name)], incoming)
 
 
-def _incoming(composition: Operator, cut: Array | None, start: Array, reverse: bool, axis: str) -> Array:
+def _incoming(
+    composition: Composition, start: State, reset_state: State | None, reverse: bool, axis_name: str
+) -> State:
     """`start` taken through the compositions of all devices before this one."""
-    leaves, tree = jax.tree.flatten(composition)
-    leaves += [jnp.zeros_like(start) if cut is None else cut]
-    packed = jnp.stack([jnp.zeros_like(start) + x for x in leaves])
-    everyone = jax.lax.all_gather(packed, axis)
+    everyone, unpacked = _gathered(composition, start, axis_name)
 
-    def apply(state, maps):
-        composition = tree.unflatten(list(maps[:-1]))
-        return jnp.where(maps[-1] != 0, composition.constant(), composition.apply(state)), state
+    def apply(state: State, device: Any) -> tuple[State, State]:
+        return unpacked(device).apply(state, reset_state), state
 
     _, starts = jax.lax.scan(apply, start, everyone, reverse=reverse)
-    return starts[jax.lax.axis_index(axis)]
+    return jax.tree.map(lambda x: x[jax.lax.axis_index(axis_name)], starts)
+
+
+def _gathered(composition: Composition, like: State, axis_name: str) -> tuple[Any, Callable[[Any], Composition]]:
+    """The compositions of all devices, and how to read one of them.
+
+    Where all its arrays are like the state, a composition travels as one array: the value at a reset in the place of
+    an array of the map, which is not read there.
+    """
+    leaves, tree = jax.tree.flatten(composition.op)
+    host = [
+        i for i, x in enumerate(leaves) if isinstance(like, Array) and (x.shape, x.dtype) == (like.shape, like.dtype)
+    ]
+    fits = host and all(jnp.issubdtype(x.dtype, jnp.inexact) and x.ndim <= like.ndim for x in leaves)
+    if not fits:
+        return jax.lax.all_gather(composition, axis_name), lambda device: device
+    flags = []
+    if composition.reset is not None:
+        leaves[host[0]] = select(composition.reset, composition.value, leaves[host[0]])
+        flags = [select(composition.reset, jnp.ones_like(like), jnp.zeros_like(like))]
+
+    def unpacked(packed: Array) -> Composition:
+        op = tree.unflatten(list(packed[: len(leaves)]))
+        return Composition(op, packed[host[0]], packed[-1] != 0) if flags else Composition(op)
+
+    packed = jnp.stack([*(jnp.zeros_like(like) + x for x in leaves), *flags])
+    return jax.lax.all_gather(packed, axis_name), unpacked

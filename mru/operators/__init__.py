@@ -1,5 +1,10 @@
 """The maps that scans are made of, one file each."""
 
-from mru.operators.base import Affine, Clamp, Latch, Operator, Play, Relay, lowered, pytree
+from mru.operators.affine import Affine
+from mru.operators.base import KernelOperator, Operator, field
+from mru.operators.clamp import Clamp
+from mru.operators.latch import Latch
+from mru.operators.play import Play
+from mru.operators.relay import Relay
 
-__all__ = ["Affine", "Clamp", "Latch", "Operator", "Play", "Relay", "lowered", "pytree"]
+__all__ = ["Affine", "Clamp", "KernelOperator", "Latch", "Operator", "Play", "Relay", "field"]

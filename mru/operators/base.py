@@ -1,44 +1,35 @@
-"""Scalar maps closed under composition: what one recurrent step does to the state.
+"""What an operator is: a family of maps closed under composition, one map for every step of a sequence.
 
 A step of every cell here takes the state `h` to `f_t(h)`, where `f_t` depends on the input alone. When the family of
-maps is closed under composition, `f_T . ... . f_1` is an associative scan. Three families carry the zoo:
+maps is closed under composition, `f_T . ... . f_1` is an associative scan. An operator of your own owes its fields,
+`compose` and `apply`:
 
-    Affine(a, b)         h -> a * h + b
-    Latch(write, value)  h -> value if write else h
-    Clamp(lo, hi)        h -> min(max(h, lo), hi)
+    class MaxPlus(mru.Operator):
+        a: jax.Array
+        b: jax.Array
 
-An operator holds the parameters of its maps for every step and channel, shape (..., T, N), and says what a scan and
-its backward pass need of it:
+        def compose(self, earlier):
+            return MaxPlus(self.a + earlier.a, jnp.maximum(earlier.b + self.a, self.b))
 
-    compose(earlier)     the map `self . earlier`
-    apply(h)             f(h)
-    jacobian(h)          d f(h) / d h: 0 or 1 for `Latch` and `Clamp`
-    cotangent(h, g)      the operator's cotangent, given the cotangent `g` of f(h)
-    fold(h, where)       the same maps, constant at f(h) where `where` is true: how an initial state enters a scan
-    constant()           the value of maps that are constant, as every prefix is once its initial state is folded in
-    reaches()            where f(h) depends on h at all
-    identity             the fields of the map that leaves every state as it is
+        def apply(self, h):
+            return jnp.maximum(h + self.a, self.b)
 
-Two more hold what a cell has before its gates, so that these are computed where they are used, in both passes, and not
-stored. They lack what composition needs; instead `lower()` gives the same maps as one of the three:
-
-    Relay(candidate, threshold)   a `Latch`, or an `Affine` when it leaks
-    Play(centre, radius)          a `Clamp`
+All else that an operator may say has a default, or makes scans faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators.surrogate import sign, slope, step
-
 _Class = TypeVar("_Class")
+
+# A state: one array (..., N), or any pytree of arrays. `Any`, as Python's types have no word for a pytree.
+State = Any
 
 
 def pytree(cls: type[_Class]) -> type[_Class]:
@@ -47,10 +38,10 @@ def pytree(cls: type[_Class]) -> type[_Class]:
     With `jax.tree_util.register_dataclass` all classes of as many fields have equal structures (JAX 0.10 to 0.12), if
     with other hashes: now and then `jit` finds the program of an `Affine` for a `Latch`.
     """
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     keys = [jax.tree_util.GetAttrKey(name) for name in names]
 
-    def values(x):
+    def values(x: Any) -> tuple[Any, ...]:
         return tuple(getattr(x, name) for name in names)
 
     jax.tree_util.register_pytree_with_keys(
@@ -62,259 +53,203 @@ def pytree(cls: type[_Class]) -> type[_Class]:
     return cls
 
 
-@pytree
 @dataclasses.dataclass(frozen=True)
-class Affine:
-    """`h -> a * h + b`, real or complex.
+class Form:
+    """What the arrays of a field may be; see `field`."""
 
-    Attributes:
-        a: Coefficient, (..., T, N), or (N,) where it is constant in time: it is then never materialised as (T, N).
-        b: Offset, (..., T, N).
+    kinds: str = "bifc"
+    axes: int = 1
+    scalar: bool = False
+    constant: bool = False
+
+
+def field(
+    *,
+    kinds: str = "bifc",
+    axes: int = 1,
+    scalar: bool = False,
+    constant: bool = False,
+    default: Any = dataclasses.MISSING,
+) -> Any:
+    """Say what the arrays of an operator's field may be; one that says nothing takes any arrays (..., T, N).
+
+    Args:
+        kinds: Letters of the kinds of numbers: "b" boolean, "i" integer, "f" real and "c" complex floating point.
+        axes: Axes after the time axis: 1 for (..., T, N), 3 for a 2x2 block a channel, (..., T, N, 2, 2).
+        scalar: One number for all steps and channels; it is not differentiated.
+        constant: May also be given without batch and time axes, (N,), and is then never materialised for every step.
+        default: Value if none is given.
+    """
+    return dataclasses.field(default=default, metadata={"form": Form(kinds, axes, scalar, constant)})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))
+class Operator:
+    """A family of maps closed under composition; each subclass becomes a frozen dataclass and a pytree.
+
+    The fields hold the parameters of the maps for every step, batch axes first, then time, then those of the channels.
+    The methods may be called for one step, for all, or for some batch: they must work for any leading axes, as
+    elementwise operations and those along negative axes do.
+
+    Owed:
+        compose(earlier)     the map `self . earlier`
+        apply(h)             f(h)
+
+    An operator may also say:
+        zero_state()         the state that a scan starts from if it is given none; one array of zeros by default
+        jacobian(h)          d f(h) / d h, where channel n of f(h) depends on channel n of h alone: the backward pass is
+                             then one affine scan; else it is derived from `apply` (step by step) or `compose`
+        cotangent(h, g)      the cotangents of the fields, given the cotangent `g` of f(h); None stands for zero.
+                             Derived from `apply` if it says nothing
+        lower()              the same maps as another operator, that is closed under composition where this one is not
+        before_loop()        the same maps, with what is faster computed for all steps at once than step by step
+        gates()              what to plot
+
+    What an operator needs for the kernel on NVIDIA GPUs is said in `KernelOperator`.
     """
 
-    identity: ClassVar[tuple[float, float]] = (1, 0)
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        pytree(dataclasses.dataclass(frozen=True)(cls))
 
-    a: Array
-    b: Array
-
-    def compose(self, earlier: Affine) -> Affine:
+    def compose(self, earlier: Self) -> Self:
         """The map `self . earlier`."""
-        return Affine(self.a * earlier.a, self.a * earlier.b + self.b)
+        raise NotImplementedError(f"{type(self).__name__} must define compose(self, earlier)")
 
-    def apply(self, h: Array) -> Array:
+    def apply(self, h: State) -> State:
         """The state after each step, given the state before it."""
-        return self.a * h + self.b
+        raise NotImplementedError(f"{type(self).__name__} must define apply(self, h)")
 
-    def jacobian(self, h: Array) -> Array:
-        """d f(h) / d h."""
-        return self.a
+    def zero_state(self) -> State:
+        """The zero of the states of one step: the fields are (..., N) here, and so is it."""
+        leaves = jax.tree.leaves(self)
+        shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in leaves))
+        return jnp.zeros(shape, self.dtype)
 
-    def cotangent(self, h: Array, g: Array) -> Affine:
-        """The cotangent of (a, b), given the states before each step and the cotangent of those after it."""
-        a = g * h
-        return Affine(a.sum(range(a.ndim - 1)) if self.a.ndim == 1 else a, g)
+    def jacobian(self, h: State) -> State:
+        """d f(h) / d h, elementwise."""
+        raise NotImplementedError
 
-    def fold(self, h: Array, where: Array) -> Affine:
-        """The same maps, constant at f(h) where `where` holds.
+    def cotangent(self, h: State, g: State) -> Self:
+        """The cotangents of the fields, given the states before each step and the cotangent of those after it."""
+        return jax.vjp(lambda op: op.apply(h), self)[1](g)[0]  # type: ignore[no-any-return]
 
-        `a` stays as it is: nothing earlier is composed into a folded map, so no prefix that begins there reads it, and
-        a coefficient that is constant in time remains so.
-        """
-        return Affine(self.a, jnp.where(where, self.apply(h), self.b))
+    def lower(self) -> Operator:
+        """The same maps, closed under composition."""
+        return self
 
-    def constant(self) -> Array:
-        """The value of maps that are constant."""
-        return self.b
+    def before_loop(self) -> Operator:
+        """The same maps, with what is faster computed for all steps at once than step by step."""
+        return self
 
-    def reaches(self) -> Array:
-        """Where f(h) depends on h."""
-        return self.a != 0
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Latch:
-    """`h -> value if write else h`: set, reset and hold, exactly.
-
-    Attributes:
-        write: Boolean, or float in {0, 1} if it is to be differentiated (`surrogate.step`); the derivative is
-            that of `write * value + (1 - write) * h`. (..., T, N).
-        value: What is written, (..., T, N).
-    """
-
-    identity: ClassVar[tuple[float, float]] = (0, 0)
-
-    write: Array
-    value: Array
-
-    def compose(self, earlier: Latch) -> Latch:
-        """The map `self . earlier`."""
-        return Latch(
-            jnp.where(self.write != 0, self.write, earlier.write),
-            jnp.where(self.write != 0, self.value, earlier.value),
-        )
-
-    def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        return jnp.where(self.write != 0, self.value, h)
-
-    def jacobian(self, h: Array) -> Array:
-        """d f(h) / d h."""
-        return (self.write == 0).astype(h.dtype)
-
-    def cotangent(self, h: Array, g: Array) -> Latch:
-        """The cotangent of (write, value), given the states before each step and the cotangent of those after it."""
-        write: Any = None if self.write.dtype == bool else (g * (self.value - h)).real.astype(self.write.dtype)
-        return Latch(write, jnp.where(self.write != 0, g, 0))
-
-    def fold(self, h: Array, where: Array) -> Latch:
-        """The same maps, constant at f(h) where `where` holds."""
-        write = jnp.where(where, jnp.ones((), self.write.dtype), self.write)
-        return Latch(write, jnp.where(where, self.apply(h), self.value))
-
-    def constant(self) -> Array:
-        """The value of maps that are constant."""
-        return self.value
-
-    def reaches(self) -> Array:
-        """Where f(h) depends on h."""
-        return self.write == 0
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Clamp:
-    """`h -> min(max(h, lo), hi)`: the play (backlash) operator, whose equilibria are the whole band [lo, hi].
-
-    The derivative is exact almost everywhere: 1 through a hold (also on the band's edge), else 1 to the active bound.
-
-    Attributes:
-        lo: Lower bound, (..., T, N).
-        hi: Upper bound, (..., T, N), not below `lo`.
-    """
-
-    identity: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-
-    lo: Array
-    hi: Array
-
-    def compose(self, earlier: Clamp) -> Clamp:
-        """The map `self . earlier`."""
-        return type(self)(self.apply(earlier.lo), self.apply(earlier.hi))
-
-    def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        return jnp.minimum(jnp.maximum(h, self.lo), self.hi)
-
-    def jacobian(self, h: Array) -> Array:
-        """d f(h) / d h."""
-        return ((h >= self.lo) & (h <= self.hi)).astype(h.dtype)
-
-    def cotangent(self, h: Array, g: Array) -> Clamp:
-        """The cotangent of (lo, hi), given the states before each step and the cotangent of those after it."""
-        return Clamp(jnp.where(h < self.lo, g, 0), jnp.where(h > self.hi, g, 0))
-
-    def fold(self, h: Array, where: Array) -> Clamp:
-        """The same maps, constant at f(h) where `where` holds."""
-        value = self.apply(h)
-        return type(self)(jnp.where(where, value, self.lo), jnp.where(where, value, self.hi))
-
-    def constant(self) -> Array:
-        """The value of maps that are constant."""
-        return self.lo
-
-    def reaches(self) -> Array:
-        """Where f(h) depends on h."""
-        return ~(self.lo >= self.hi)  # a NaN is passed on, as `apply` does
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Relay:
-    """The non-ideal relay of the BMRU, before its gates: to sgn(candidate) where |candidate| >= |threshold|, else hold.
-
-    With z = H(|c| - |beta|) and a leak eps, h -> z (sgn(c) + eps h) + (1 - z) h. Without a leak this is a `Latch`; at a
-    leak of 0 it holds and writes exactly as one, and at a leak of 1 it counts.
-
-    Attributes:
-        candidate: c, (..., T, N).
-        threshold: beta, (..., T, N), of either sign.
-        leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks. Not differentiated.
-        width: Width of the surrogate derivatives (`mru.operators.surrogate`), a scalar. Not differentiated.
-    """
-
-    candidate: Array
-    threshold: Array
-    leak: Array | float | None = None
-    width: Array | float = 1.0
+    def gates(self) -> dict[str, Any]:
+        """What happens in it, by name, for plots."""
+        return dict(vars(self))
 
     @property
-    def write(self) -> Array:
-        """z, float in {0, 1}."""
-        return step(self._excess, self.width)
+    def kernel_obstacle(self) -> str | None:
+        """Why a kernel can not run these maps, or None."""
+        return f"{type(self).__name__} is no KernelOperator"
 
     @property
-    def _excess(self) -> Array:
-        return jnp.abs(self.candidate) - jnp.abs(self.threshold)
+    def overwrites(self) -> bool:
+        """If some of the maps are constant, so that nothing before them matters."""
+        return False
 
-    def gates(self) -> dict[str, Array]:
-        """What happens in it, by name, for plots."""
-        return {"candidate": self.candidate, "threshold": jnp.abs(self.threshold), "write": self.write}
+    @property
+    def coded(self) -> bool:
+        """If the backward pass keeps the states as `encode` makes them, in fewer bytes."""
+        return False
 
-    def lower(self) -> Latch | Affine:
-        """The same maps, closed under composition."""
-        z, value = self.write, sign(self.candidate, self.width)
-        return Latch(z, value) if self.leak is None else Affine(1 - z + z * self.leak, z * value)
+    def encode(self, h: State, h0: State, reset_state: State | None) -> Array:
+        """What is kept of the states, given that each is as written, or `h0`, or `reset_state`, held."""
+        raise NotImplementedError
 
-    def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        value = sign(self.candidate)
-        return jnp.where(self.write != 0, value if self.leak is None else value + self.leak * h, h)
+    def decode(self, code: Array, h0: State, reset_state: State | None) -> State:
+        """The states that were encoded."""
+        raise NotImplementedError
 
-    def jacobian(self, h: Array) -> Array:
-        """d f(h) / d h."""
-        return jnp.where(self.write != 0, 0.0 if self.leak is None else self.leak, 1.0).astype(h.dtype)
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the states: that of the floating-point fields that are no scalars, float32 at least."""
+        found = [x for x, form in self.leaves_and_forms() if not form.scalar]
+        return jnp.result_type(*(x for x in found if jnp.issubdtype(jnp.result_type(x), jnp.inexact)), jnp.float32)
 
-    def cotangent(self, h: Array, g: Array) -> Relay:
-        """The cotangent of (candidate, threshold), given the states before each step and that of those after it.
+    def leaves_and_forms(self) -> list[tuple[Any, Form]]:
+        """Every array, and what its field says of it."""
+        forms = type(self).forms()
+        return [(x, forms[name]) for name, value in vars(self).items() for x in jax.tree.leaves(value)]
 
-        With H' the surrogate derivative: d f / d z = sgn(c) + eps h - h, d sgn(c) / d c = 2 H'(c), and
-        d z / d |c| = -d z / d |beta| = H'(|c| - |beta|).
-        """
-        value = sign(self.candidate)
-        change = value - h if self.leak is None else value + (self.leak - 1) * h
-        gate = g * change * slope(self._excess, self.width)
-        written = 2 * g * self.write * slope(self.candidate, self.width)
-        candidate = written + _along(gate, self.candidate)
-        threshold = -_along(gate, self.threshold)
-        # None stands for a cotangent of zero.
-        return Relay(candidate, threshold, None, None)  # type: ignore[arg-type]
+    def missing(self) -> list[str]:
+        """The fields that are None and may not be."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return [f.name for f in fields if f.default is not None and getattr(self, f.name) is None]
+
+    @classmethod
+    def forms(cls) -> dict[str, Form]:
+        """What each field says of its arrays."""
+        return {field.name: field.metadata.get("form", Form()) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def says(cls, method: str) -> bool:
+        """If a subclass has defined a method that has a default."""
+        return getattr(cls, method) is not getattr(Operator, method)
 
 
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Play:
-    """The play operator of the PMRU, before its gate: h -> clip(h, c - r, c + r) with r = softplus(radius).
+def as_operator(op: Any) -> Operator:
+    """What was given, if it is an operator.
 
-    Attributes:
-        centre: c, (..., T, N).
-        radius: Before the softplus, (..., T, N).
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(op, Operator):
+        raise ValueError(f"op must be an mru.Operator, such as an Affine, got {type(op).__name__}")
+    return op
+
+
+class KernelOperator(Operator):
+    """An operator whose maps a GPU kernel can run: elementwise, with one array for its state.
+
+    The kernel composes the maps of a chunk from its far end until nothing before reaches through. It needs:
+        identity             the fields of the map that leaves every state as it is
+        reaches()            where f(h) depends on h at all
+        constant()           the value of maps that do not
+        fold(h, where)       the same maps, constant at f(h) where `where` is true
+        in_kernel()          the same maps, in operations that the kernel's compiler gets right
     """
 
-    centre: Array
-    radius: Array
+    identity: ClassVar[tuple[float, ...]]
 
-    def gates(self) -> dict[str, Array]:
-        """What happens in it, by name, for plots."""
-        return vars(self.lower())
+    @property
+    def kernel_obstacle(self) -> str | None:
+        """Why a kernel can not run these maps, or None."""
+        return None
 
-    def lower(self) -> Clamp:
-        """The same maps, closed under composition."""
-        r = jax.nn.softplus(self.radius)
-        return Clamp(self.centre - r, self.centre + r)
+    def reaches(self) -> Array:
+        """Where f(h) depends on h."""
+        raise NotImplementedError
 
-    def apply(self, h: Array) -> Array:
-        """The state after each step, given the state before it."""
-        return self.lower().apply(h)
+    def constant(self) -> Array:
+        """The value of maps that are constant."""
+        raise NotImplementedError
 
-    def jacobian(self, h: Array) -> Array:
-        """d f(h) / d h."""
-        return self.lower().jacobian(h)
+    def fold(self, h: Array, where: Array) -> Self:
+        """The same maps, constant at f(h) where `where` holds."""
+        raise NotImplementedError
 
-    def cotangent(self, h: Array, g: Array) -> Play:
-        """The cotangent of (centre, radius), given the states before each step and that of those after it."""
-        bar = self.lower().cotangent(h, g)
-        return Play(bar.lo + bar.hi, (bar.hi - bar.lo) * jax.nn.sigmoid(self.radius))
+    def in_kernel(self) -> Operator:
+        """The same maps, in operations that the kernel's compiler gets right."""
+        return self
 
 
-def _along(g: Array, x: Array) -> Array:
-    """g d|x|/dx, by fewer instructions than `g * jnp.sign(x)` takes in a kernel."""
-    return jnp.where(x == 0, 0, jnp.where(x < 0, -g, g))
+def select(where: Array | None, x: Any, y: Any) -> Any:
+    """Leaf by leaf `x` where `where` holds and `y` elsewhere, which has the first of their axes; `y` if it is None."""
+    if where is None:
+        return y
 
+    def one(x: Any, y: Any) -> Any:
+        rank = max(jnp.ndim(x), jnp.ndim(y))
+        flags = where.reshape(where.shape + (1,) * (rank - where.ndim)) if where.ndim < rank else where
+        return jnp.where(flags, x, y)
 
-Operator = Affine | Latch | Clamp | Relay | Play
-
-
-def lowered(op: Operator) -> Affine | Latch | Clamp:
-    """The operator in the form that is closed under composition."""
-    return op.lower() if isinstance(op, Relay | Play) else op
+    return jax.tree.map(one, x, y)

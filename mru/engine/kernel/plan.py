@@ -1,0 +1,118 @@
+"""How a walk over the steps is divided among the programs of a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+
+from mru.operators import Operator
+
+# Measured on an H200, like the numbers in `plan`: ...
+_PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
+_ENOUGH = 512  # ... and with these a single walk is faster than chunks, of which all is read twice.
+_UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
+
+
+def obstacle(op: Operator) -> str | None:
+    """Why the kernels can not run this operator, or None."""
+    if (reason := op.kernel_obstacle) is not None:
+        return reason
+    size = max(x.size for x in jax.tree.leaves(op))
+    if size >= 2**31:
+        return f"they count elements in 32 bits, and a field has {size:,}"
+    return None
+
+
+@functools.cache
+def on_cuda() -> bool:
+    """If this process has a CUDA device."""
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a walk is divided.
+
+    Attributes:
+        lanes: Channels of a program.
+        ahead: Bytes a channel that are read before the first step of them is taken.
+        chunks: Parts of the time axis.
+    """
+
+    lanes: int
+    ahead: int
+    chunks: int = 1
+
+
+def plan(start: Any, time: int, op: Operator) -> Plan:
+    """The plan for a start (B, N) and T steps of an operator."""
+    batch, channels = jax.tree.leaves(start)[0].shape
+
+    def programs(lanes: int) -> int:
+        return batch * pl.cdiv(channels, lanes)
+
+    # Of chunks whose maps are constant from some step on, only what follows that step is read twice.
+    if programs(32) >= (4 * _ENOUGH if op.overwrites else _ENOUGH):
+        return Plan(32 if programs(64) < _ENOUGH else 64, 192)
+    lanes = 32 if channels <= 32 else 64
+    return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The steps and channels of a walk in numbers; see the picture in `walk`.
+
+    Attributes:
+        time: T.
+        channels: N.
+        lanes: Channels of a block.
+        chunks: Parts of the time axis.
+        tile: Steps that are read together.
+    """
+
+    time: int
+    channels: int
+    lanes: int
+    chunks: int
+    tile: int
+
+    @staticmethod
+    def of(plan: Plan, time: int, channels: int, bytes_of_a_step: int) -> Grid:
+        """The grid of a plan, given what a step of one channel reads."""
+        # Of more steps in a row, interpreted, XLA takes minutes to compile the compositions of a latch (jax 0.12).
+        most = _UNIT if on_cuda() else 8
+        tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
+        return Grid(time, channels, plan.lanes, plan.chunks, tile)
+
+    @property
+    def blocks(self) -> int:
+        """Parts of the channels."""
+        return pl.cdiv(self.channels, self.lanes)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the whole time axis; the last may be cut short by its end."""
+        return pl.cdiv(self.time, self.tile)
+
+    @property
+    def whole(self) -> bool:
+        """If the last tile is not cut short."""
+        return self.tiles * self.tile == self.time
+
+    def first_tile(self, chunk: Array | int) -> Array | int:
+        """The tile that a chunk begins with: chunks differ by one unit of steps, so that none is padded."""
+        if self.chunks == 1:
+            return chunk * self.tiles
+        each, rest = divmod(pl.cdiv(self.time, _UNIT), self.chunks)  # the product itself may exceed 32 bits
+        unit = chunk * each + chunk * rest // self.chunks
+        return jnp.minimum(unit * (_UNIT // self.tile), self.tiles)

@@ -1,0 +1,55 @@
+"""The affine map, which is what linear recurrences and gated ones are made of."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mru.operators.base import KernelOperator, field, select
+
+
+class Affine(KernelOperator):
+    """`h -> a * h + b`, real or complex.
+
+    Attributes:
+        a: Coefficient, (..., T, N), or (N,) where it is constant in time: it is then never materialised as (T, N).
+        b: Offset, (..., T, N).
+    """
+
+    identity: ClassVar[tuple[float, ...]] = (1, 0)
+
+    a: Array = field(kinds="fc", constant=True)
+    b: Array = field(kinds="fc")
+
+    def compose(self, earlier: Affine) -> Affine:
+        """The map `self . earlier`."""
+        return Affine(self.a * earlier.a, self.a * earlier.b + self.b)
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return self.a * h + self.b
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return self.a
+
+    def cotangent(self, h: Array, g: Array) -> Affine:
+        """The cotangent of (a, b), given the states before each step and the cotangent of those after it."""
+        a = g * h
+        return Affine(a.sum(range(a.ndim - 1)) if self.a.ndim == 1 else a, g)
+
+    def fold(self, h: Array, where: Array) -> Affine:
+        """The same maps, constant at f(h) where `where` holds."""
+        zero = jax.tree.map(jnp.zeros_like, self.a)
+        return Affine(*select(where, (zero, self.apply(h)), (self.a, self.b)))
+
+    def constant(self) -> Array:
+        """The value of maps that are constant."""
+        return self.b
+
+    def reaches(self) -> Array:
+        """Where f(h) depends on h."""
+        return self.a != 0

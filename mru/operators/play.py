@@ -1,0 +1,58 @@
+"""The play (backlash) operator, before its gate."""
+
+from __future__ import annotations
+
+import jax
+from jax import Array
+
+from mru.operators.base import KernelOperator, Operator, field
+from mru.operators.clamp import Clamp
+
+
+class Play(KernelOperator):
+    """The play operator of the PMRU, before its gate: h -> clip(h, c - r, c + r) with r = softplus(radius).
+
+    The gate is computed where it is used, in both passes, and not stored.
+
+    Attributes:
+        centre: c, (..., T, N).
+        radius: Before the softplus, (..., T, N).
+    """
+
+    centre: Array = field(kinds="f")
+    radius: Array = field(kinds="f")
+
+    def gates(self) -> dict[str, Array]:
+        """What happens in it, by name, for plots."""
+        return vars(self.lower())
+
+    def lower(self) -> Clamp:
+        """The same maps, closed under composition."""
+        r = jax.nn.softplus(self.radius)
+        return Clamp(self.centre - r, self.centre + r)
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return self.lower().apply(h)
+
+    def jacobian(self, h: Array) -> Array:
+        """d f(h) / d h."""
+        return self.lower().jacobian(h)
+
+    def cotangent(self, h: Array, g: Array) -> Play:
+        """The cotangent of (centre, radius), given the states before each step and that of those after it."""
+        bar = self.lower().cotangent(h, g)
+        return Play(bar.lo + bar.hi, (bar.hi - bar.lo) * jax.nn.sigmoid(self.radius))
+
+    def before_loop(self) -> Clamp:
+        """The clamp: a softplus is faster for all steps at once."""
+        return self.lower()
+
+    def in_kernel(self) -> Operator:
+        """The clamp that the kernel's compiler gets right."""
+        return self.lower().in_kernel()
+
+    @property
+    def overwrites(self) -> bool:
+        """An empty band does."""
+        return True
