@@ -121,7 +121,7 @@ def psmnist(batch: int) -> Any:
         step, args = training(name, batch, 784, 128, 1, 10, dtype)
 
         def by(scan, *args, step=step):
-            with mock.patch("mru.cells.base.scan", scan):
+            with mock.patch("mru.cells._scan.scan", scan):
                 return step(*args)
 
         found = compare({functools.partial(by, scan): args for scan in scans.values()}, calls=5)

@@ -50,26 +50,23 @@ class Registry(Generic[T]):
         if len(places) > 1:
             both = " and ".join(f"{entry.value} (of {_package(entry)})" for entry in places)
             raise ValueError(f"{self.kind} name {name!r} is given by {both}; uninstall one of the packages")
-        if name not in self._classes and places:
+        if places:
             self._load(name, places[0])
         if name not in self._classes:
             raise ValueError(f"unknown {self.kind} {name!r}; known {self.kind}s: {', '.join(self.names())}")
-        found = self._classes[name]
-        if places and places[0].value != _place(found):
-            raise ValueError(
-                f"{self.kind} name {name!r} is taken by {_place(found)}; {places[0].value}, of the package "
-                f"{_package(places[0])}, needs another name"
-            )
-        return found
+        return self._classes[name]
 
     def _load(self, name: str, entry: importlib.metadata.EntryPoint) -> None:
+        """Import what a package gives by a name, which must register itself by that name."""
         where = f"{entry.value}, which the package {_package(entry)} gives as {self.kind} {name!r},"
         try:
             found = entry.load()
         except Exception as error:  # whatever another package's import may raise
             raise ValueError(f"{where} can not be imported: {type(error).__name__}: {error}") from error
-        if self._classes.get(name) is not found:
-            raise ValueError(f"{where} must be a class that is defined with name={name!r}")
+        held = self._classes.get(name)
+        if not isinstance(found, type) or held is None or _place(held) != _place(found):
+            taken = "" if held is None else f"; that name is taken by {_place(held)}"
+            raise ValueError(f"{where} must be a class that is defined with name={name!r}{taken}")
 
     @functools.cached_property
     def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:

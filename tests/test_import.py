@@ -41,10 +41,11 @@ def test_public_names():
 
 @pytest.fixture
 def registry():
-    before = dict(mru.cells.base.REGISTRY)
+    held = mru.cells.REGISTRY._classes
+    before = dict(held)
     yield
-    mru.cells.base.REGISTRY.clear()
-    mru.cells.base.REGISTRY.update(before)
+    held.clear()
+    held.update(before)
 
 
 def test_a_cell_in_a_users_file_is_found_by_name(registry, tmp_path, monkeypatch):
@@ -71,6 +72,9 @@ def test_a_cell_in_a_users_file_is_found_by_name(registry, tmp_path, monkeypatch
 
     assert mru.cells.get("average") is my_cell.Average
     assert "average" in mru.cells.names()
+    taken = "cell name 'average' is taken by my_cell:Average; .*Other needs another name"
+    with pytest.raises(ValueError, match=taken):
+        type("Other", (mru.cells.ScanCell,), {}, name="average")
     y, state = my_cell.Average(1, 1, rngs=nnx.Rngs(0))(jnp.array([[4.0], [8.0]]))
     np.testing.assert_allclose(y, [[2], [5]])
     np.testing.assert_allclose(state, [5])

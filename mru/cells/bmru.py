@@ -5,9 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
-from mru.cells.base import ScanCell, Scheduled, linear
-from mru.operators import Relay
+from mru.cells._base import Ramp, Scheduled, as_rngs
+from mru.cells._linear import linear
+from mru.cells._scan import ScanCell
+from mru.operators import Operator, Relay
 
 
 class BMRU(ScanCell, name="bmru"):
@@ -21,7 +25,16 @@ class BMRU(ScanCell, name="bmru"):
     Source: De Geeter, Lambrechts, Ernst, Drion 2026, arXiv 2601.09495. The paper's own schedule is not known to us.
     """
 
-    def __init__(self, features, state_size, *, learn_initial_state=True, method="auto", dtype=None, rngs):
+    def __init__(
+        self,
+        features: int,
+        state_size: int,
+        *,
+        learn_initial_state: bool = True,
+        method: str = "auto",
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs | int,
+    ):
         """Initialise.
 
         Args:
@@ -30,21 +43,24 @@ class BMRU(ScanCell, name="bmru"):
             learn_initial_state: Learn it, drawn from {-1, +1}, instead of starting at zero.
             method: Method of `mru.scan`.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
-            rngs: Source of the initial parameters.
+            rngs: Source of the initial parameters, or a seed.
         """
-        start = jax.random.rademacher(rngs.params(), (state_size,), jnp.float32)
+        rngs = as_rngs(rngs)
+        self._set_sizes(features, state_size)  # checks them
+        up = jax.random.bernoulli(rngs.params(), jnp.float32(0.5), (state_size,))
+        start = jnp.where(up, jnp.float32(1), jnp.float32(-1))
         super().__init__(features, state_size, learn_initial_state=learn_initial_state, start=start, method=method)
         self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.threshold = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
-        self.alpha = nnx.Param(jnp.ones(state_size))
+        self.alpha = nnx.Param(jnp.ones(state_size, jnp.float32))
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
-        self.epsilon = Scheduled(jnp.zeros(()))
-        self.width = Scheduled(jnp.ones(()))
+        self.epsilon = Scheduled(0.0, ramp=Ramp(start=1.0, end=0.0, begin=0.2, finish=0.6))
+        self.width = Scheduled(1.0)
 
-    def operator(self, x):
+    def operator(self, x: Array) -> Operator:
         """The relay and its leak."""
         return Relay(self.candidate(x), self.threshold(x), self.epsilon[...], self.width[...])
 
-    def readout(self, h, x):
+    def readout(self, h: Array, x: Array) -> Array:
         """W_o (alpha h) + b_o."""
         return self.out(self.alpha[...] * h)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
-from mru.cells.base import ScanCell, Scheduled, linear
-from mru.operators import Affine
+from mru.cells._base import Scheduled, as_rngs
+from mru.cells._linear import linear
+from mru.cells._scan import ScanCell
+from mru.operators import Affine, Operator
 from mru.operators.surrogate import step
 
 
-def _spread(rngs, size, centre):
+def _spread(rngs: nnx.Rngs, size: int, centre: float) -> Array:
     """`centre` with 20 % spread, uniform."""
-    return centre * jax.random.uniform(rngs.params(), (size,), minval=0.8, maxval=1.2)
+    return centre * jax.random.uniform(rngs.params(), (size,), jnp.float32, minval=0.8, maxval=1.2)
 
 
 class FQBMRU(ScanCell, name="fq_bmru"):
@@ -30,7 +34,16 @@ class FQBMRU(ScanCell, name="fq_bmru"):
     Source: Fyon et al. 2026, arXiv 2605.15216.
     """
 
-    def __init__(self, features, state_size, *, learn_initial_state=False, method="auto", dtype=None, rngs):
+    def __init__(
+        self,
+        features: int,
+        state_size: int,
+        *,
+        learn_initial_state: bool = False,
+        method: str = "auto",
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs | int,
+    ):
         """Initialise.
 
         Args:
@@ -39,8 +52,9 @@ class FQBMRU(ScanCell, name="fq_bmru"):
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
-            rngs: Source of the initial parameters.
+            rngs: Source of the initial parameters, or a seed.
         """
+        rngs = as_rngs(rngs)
         super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         lecun = nnx.initializers.lecun_normal()
         self.candidate = linear(
@@ -53,11 +67,11 @@ class FQBMRU(ScanCell, name="fq_bmru"):
         )
         self.lower_threshold = nnx.Param(_spread(rngs, state_size, 0.15))
         self.gap = nnx.Param(_spread(rngs, state_size, 0.35))
-        self.alpha = nnx.Param(jnp.ones(state_size))
+        self.alpha = nnx.Param(jnp.ones(state_size, jnp.float32))
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
-        self.width = Scheduled(jnp.ones(()))
+        self.width = Scheduled(1.0)
 
-    def operator(self, x):
+    def operator(self, x: Array) -> Operator:
         """h -> z_hi alpha + (1 - z_lo)(1 - z_hi) h."""
         c = nnx.relu(self.candidate(x))
         lower = jnp.abs(self.lower_threshold[...])
@@ -65,6 +79,6 @@ class FQBMRU(ScanCell, name="fq_bmru"):
         z_hi = step(c - (lower + jnp.abs(self.gap[...])), self.width[...])
         return Affine((1 - z_lo) * (1 - z_hi), z_hi * self.alpha[...])
 
-    def readout(self, h, x):
+    def readout(self, h: Array, x: Array) -> Array:
         """W_o h + b_o."""
         return self.out(h)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
-from mru.cells.base import ScanCell, linear
-from mru.operators import Affine
+from mru.cells._base import as_rngs
+from mru.cells._linear import linear
+from mru.cells._scan import ScanCell
+from mru.operators import Affine, Operator
 
 
 class MinGRU(ScanCell, name="mingru"):
@@ -20,14 +24,14 @@ class MinGRU(ScanCell, name="mingru"):
 
     def __init__(
         self,
-        features,
-        state_size,
+        features: int,
+        state_size: int,
         *,
-        linear_candidate=False,
-        learn_initial_state=False,
-        method="auto",
-        dtype=None,
-        rngs,
+        linear_candidate: bool = False,
+        learn_initial_state: bool = False,
+        method: str = "auto",
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs | int,
     ):
         """Initialise.
 
@@ -38,20 +42,21 @@ class MinGRU(ScanCell, name="mingru"):
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
-            rngs: Source of the initial parameters.
+            rngs: Source of the initial parameters, or a seed.
         """
+        rngs = as_rngs(rngs)
         super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         self.gate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.candidate = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.linear_candidate = linear_candidate
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
 
-    def operator(self, x):
+    def operator(self, x: Array) -> Operator:
         """h -> (1 - z) h + z h~."""
         z, u = nnx.sigmoid(self.gate(x)), self.candidate(x)
         candidate = u if self.linear_candidate else jnp.where(u >= 0, u + 0.5, nnx.sigmoid(u))
         return Affine(1 - z, z * candidate)
 
-    def readout(self, h, x):
+    def readout(self, h: Array, x: Array) -> Array:
         """W_o h + b_o."""
         return self.out(h)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
-from mru.cells.base import ScanCell, linear
-from mru.operators import Play
+from mru.cells._base import as_rngs
+from mru.cells._linear import linear
+from mru.cells._scan import ScanCell
+from mru.operators import Operator, Play
 
 
 class PMRU(ScanCell, name="pmru"):
@@ -21,7 +25,16 @@ class PMRU(ScanCell, name="pmru"):
     Source: this project.
     """
 
-    def __init__(self, features, state_size, *, learn_initial_state=False, method="auto", dtype=None, rngs):
+    def __init__(
+        self,
+        features: int,
+        state_size: int,
+        *,
+        learn_initial_state: bool = False,
+        method: str = "auto",
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs | int,
+    ):
         """Initialise.
 
         Args:
@@ -30,18 +43,19 @@ class PMRU(ScanCell, name="pmru"):
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
-            rngs: Source of the initial parameters.
+            rngs: Source of the initial parameters, or a seed.
         """
+        rngs = as_rngs(rngs)
         super().__init__(features, state_size, learn_initial_state=learn_initial_state, method=method)
         self.centre = linear(features, state_size, dtype=dtype, rngs=rngs)
         self.radius = linear(features, state_size, dtype=dtype, bias_init=nnx.initializers.ones, rngs=rngs)
-        self.alpha = nnx.Param(jnp.ones(state_size))
+        self.alpha = nnx.Param(jnp.ones(state_size, jnp.float32))
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
 
-    def operator(self, x):
+    def operator(self, x: Array) -> Operator:
         """h -> clip(h, c - r, c + r)."""
         return Play(self.centre(x), self.radius(x))
 
-    def readout(self, h, x):
+    def readout(self, h: Array, x: Array) -> Array:
         """W_o (alpha h) + b_o."""
         return self.out(self.alpha[...] * h)

@@ -6,18 +6,15 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells import Cell
-from mru.cells.base import seeded
-
-# What a cell carries from step to step: any pytree of arrays, such as one array, an LSTM's two, or a cache.
-CellState: TypeAlias = Any
+from mru.cells import Cell, State
+from mru.cells._base import as_rngs
 
 
 class GatedMLP(nnx.Module):
@@ -67,7 +64,7 @@ class SequenceBlock(nnx.Module):
             raise ValueError(f"expansion must be at least 0 and finite, got {expansion}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        rngs = seeded(rngs)
+        rngs = as_rngs(rngs)
         width = cells[0].features
         self.cells = nnx.List(cells)
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
@@ -77,18 +74,18 @@ class SequenceBlock(nnx.Module):
         self.mlp_norm, self.mlp = nnx.data(norm), nnx.data(mlp)
         self.dropout = nnx.Dropout(dropout)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[CellState, ...]:
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
         """The states of the cells before the first step of a batch of sequences."""
         return tuple(cell.initial_state(batch_shape) for cell in self.cells)
 
     def __call__(
         self,
         x: Array,
-        states: tuple[CellState, ...],
+        states: tuple[State, ...],
         reset: Array | None = None,
         rngs: nnx.Rngs | None = None,
         capture: dict[str, Array] | None = None,
-    ) -> tuple[Array, tuple[CellState, ...]]:
+    ) -> tuple[Array, tuple[State, ...]]:
         """Run over a whole sequence, or the next chunk of one.
 
         Args:
@@ -112,7 +109,7 @@ class SequenceBlock(nnx.Module):
                 capture.update({f"{number}/{type(cell).__name__}/{name}": value for name, value in inner.items()})
         return self._residual(x, _sum(outs), rngs), tuple(new_states)
 
-    def step(self, x: Array, states: tuple[CellState, ...]) -> tuple[Array, tuple[CellState, ...]]:
+    def step(self, x: Array, states: tuple[State, ...]) -> tuple[Array, tuple[State, ...]]:
         """One step: (..., D) -> (..., D) and the states of the cells."""
         normed = self.norm(x)
         outs, new_states = zip(*(c.step(normed, s) for c, s in zip(self.cells, states, strict=True)), strict=True)
@@ -126,15 +123,15 @@ class SequenceBlock(nnx.Module):
 
 
 def rematerialised(
-    block: SequenceBlock, x: Array, states: tuple[CellState, ...], reset: Array | None, rngs: nnx.Rngs | None
-) -> tuple[Array, tuple[CellState, ...]]:
+    block: SequenceBlock, x: Array, states: tuple[State, ...], reset: Array | None, rngs: nnx.Rngs | None
+) -> tuple[Array, tuple[State, ...]]:
     """`block(x, states, reset, rngs)`, computed again in the backward pass instead of stored."""
     graphdef, variables = nnx.split(block)
 
     # `jax.checkpoint` wants a pure function: the block's variables and a key go in.
     def run(
-        variables: Any, x: Array, states: tuple[CellState, ...], reset: Array | None, key: Array | None
-    ) -> tuple[Array, tuple[CellState, ...]]:
+        variables: Any, x: Array, states: tuple[State, ...], reset: Array | None, key: Array | None
+    ) -> tuple[Array, tuple[State, ...]]:
         rngs = None if key is None else nnx.Rngs(dropout=key)
         return nnx.merge(graphdef, variables)(x, states, reset, rngs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -57,7 +58,15 @@ def name_of(factory: Factory) -> str:
     return named or type(factory).__name__
 
 
-def make(factory: Factory, width: int, state_size: int, options: Mapping[str, Any], **common: Any) -> Cell:
+def make(
+    factory: Factory,
+    width: int,
+    state_size: int,
+    *,
+    options: Mapping[str, Any],
+    bidirectional: bool,
+    **common: Any,
+) -> Cell:
     """One cell.
 
     Args:
@@ -65,6 +74,7 @@ def make(factory: Factory, width: int, state_size: int, options: Mapping[str, An
         width: Its features D.
         state_size: N.
         options: Arguments of this kind of cell.
+        bidirectional: In both directions: a class says how, of a function two are made.
         **common: Arguments of every cell: method (dropped where the factory takes none), dtype, rngs.
 
     Raises:
@@ -75,11 +85,16 @@ def make(factory: Factory, width: int, state_size: int, options: Mapping[str, An
     parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
     if "method" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         common.pop("method")
+    directed = getattr(build, "bidirectional", functools.partial(_both, build)) if bidirectional else build
     try:
-        cell = build(width, state_size, **common, **options)
+        cell = directed(width, state_size, **common, **options)
     except TypeError as error:
         raise ValueError(f"options of cell {name_of(factory)!r}: {error}") from error
     if not isinstance(cell, Cell) or cell.features != width:
         given = f"{type(cell).__name__} of {cell.features} features" if isinstance(cell, Cell) else repr(cell)
         raise ValueError(f"{name_of(factory)} must make a cell of {width} features, as is the width, got {given}")
     return cell
+
+
+def _both(build: Callable[..., Cell], *args: Any, **kwargs: Any) -> Cell:
+    return cell_registry.Bidirectional(build(*args, **kwargs), build(*args, **kwargs))

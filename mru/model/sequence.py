@@ -14,9 +14,10 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells import Bidirectional, Cell
-from mru.cells.base import linear, seeded
-from mru.model.blocks import CellState, SequenceBlock, rematerialised
+from mru.cells import Cell, State
+from mru.cells._base import as_rngs
+from mru.cells._linear import linear
+from mru.model.blocks import SequenceBlock, rematerialised
 from mru.model.factories import Blocks, Factory, blocks_of, make, name_of
 from mru.model.pooling import POOLINGS
 from mru.model.positions import sinusoidal_positions
@@ -34,7 +35,7 @@ class ModelState(NamedTuple):
 
     position: Array
     total: Array
-    cells: tuple[tuple[CellState, ...], ...]
+    cells: tuple[tuple[State, ...], ...]
 
 
 class SequenceModel(nnx.Module):
@@ -94,21 +95,12 @@ class SequenceModel(nnx.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         _check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
-        dtype, rngs = _floating(dtype), seeded(rngs)
-
-        def one(factory: Factory) -> Cell:
-            return make(
-                factory,
-                width,
-                state_size,
-                options.get(name_of(factory), {}),
-                method=method,
-                dtype=dtype,
-                rngs=rngs,
-            )
+        dtype, rngs = _floating(dtype), as_rngs(rngs)
 
         def cell(factory: Factory) -> Cell:
-            return Bidirectional(one(factory), one(factory)) if bidirectional else one(factory)
+            given = options.get(name_of(factory), {})
+            common = {"method": method, "dtype": dtype, "rngs": rngs}
+            return make(factory, width, state_size, options=given, bidirectional=bidirectional, **common)
 
         self.inputs, self.vocabulary, self.outputs = inputs, vocabulary, outputs
         self.width, self.positions, self.pooling, self.remat = width, positions, pooling, remat
@@ -173,7 +165,7 @@ class SequenceModel(nnx.Module):
             lengths=lengths,
             bidirectional=self.bidirectional,
         )
-        rngs = None if rngs is None else seeded(rngs)
+        rngs = None if rngs is None else as_rngs(rngs)
         x = self._encode(self._known(segments.blank_padding(jnp.asarray(x))), segments.position)
         cells = []
         for number, (block, states) in enumerate(zip(self.blocks, state.cells, strict=True)):

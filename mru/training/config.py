@@ -16,8 +16,6 @@ import types
 import typing
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import yaml
 from flax import nnx
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
@@ -25,6 +23,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 
 import mru
 import tasks
+from mru.cells import Ramp
 
 
 class UserError(Exception):
@@ -99,33 +98,6 @@ class OptimizerConfig:
     clip: PositiveFloat | None = 1.0
     b1: NonNegativeFloat = 0.9
     b2: NonNegativeFloat = 0.999
-
-
-@dataclasses.dataclass(frozen=True)
-class Ramp:
-    """A scalar that goes linearly from `start` to `end` while training is between two fractions of its steps.
-
-    Args:
-        start: Value before.
-        end: Value after.
-        begin: Fraction of the steps at which it begins to move.
-        finish: Fraction of the steps at which it has arrived.
-    """
-
-    start: float = 1.0
-    end: float = 0.0
-    begin: NonNegativeFloat = 0.2
-    finish: NonNegativeFloat = 0.6
-
-    def __call__(self, step: jax.Array, steps: int) -> jax.Array:
-        """The value at a step, exactly `end` from the last step of the ramp on."""
-        begin, finish = self.begin * steps, self.arrival(steps)
-        moving = self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
-        return jnp.where(step < finish, moving, self.end)
-
-    def arrival(self, steps: int) -> int:
-        """The first step with the value `end`."""
-        return math.ceil(self.finish * steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 import optax
 from flax import nnx
 
-from mru.cells.base import StateParam
+from mru.cells._base import StateParam
 
 
 def adamw(

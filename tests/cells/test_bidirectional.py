@@ -67,6 +67,16 @@ def test_capture_is_in_forward_time():
     np.testing.assert_array_equal(capture["backward/state"], inner["state"][::-1])
 
 
+@pytest.mark.parametrize("name", ["lru", "pmru"])
+def test_a_class_builds_both_directions_of_itself(name):
+    cell = cells.get(name).bidirectional(D, N, learn_initial_state=True, rngs=0)
+    assert type(cell) is cells.Bidirectional
+    rngs = nnx.Rngs(0)
+    for half in (cell.forward, cell.backward):  # each draws its own parameters
+        expected = cells.get(name)(D, N, learn_initial_state=True, rngs=rngs)
+        jax.tree.map(np.testing.assert_array_equal, nnx.state(half), nnx.state(expected))
+
+
 def test_step_and_widths_are_refused():
     cell = both("lru")
     with pytest.raises(ValueError, match="step by step"):

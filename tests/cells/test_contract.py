@@ -1,4 +1,4 @@
-"""What every cell of the registry promises; a new cell is covered by being registered."""
+"""What every cell of the registry promises; a new cell is covered by being registered, as the tests' own two are."""
 
 import functools
 import inspect
@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_cells
 import pytest
 from flax import nnx
 from reference import shake, soft_step
@@ -15,9 +16,15 @@ from reference import shake, soft_step
 from mru import Affine, Clamp, Latch, Play, Relay, cells
 
 D, N = 3, 4
-DTYPES = {"float32": {"rtol": 2e-4, "atol": 2e-4}, "bfloat16": {"rtol": 2e-2, "atol": 4e-2}}
+TOLERANCES = {
+    "float32": {"rtol": 2e-4, "atol": 2e-4},
+    "bfloat16": {"rtol": 2e-2, "atol": 4e-2},
+    "float64": {"rtol": 1e-10, "atol": 1e-10},
+}
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 pytestmark = pytest.mark.usefixtures("quick_compile")
 every_cell = pytest.mark.parametrize("name", cells.names())
+OWN = {own_cells.LSTM, own_cells.CachedAttention}
 
 
 def make(name, **kwargs):
@@ -32,7 +39,10 @@ def learns_its_start(name):
 def compiled(name, dtype="float32"):
     """A cell away from its initial parameters, its start learned, and its parallel and step forms, jitted."""
     learned = {"learn_initial_state": True} if learns_its_start(name) else {}
-    cell = shake(make(name, dtype=None if dtype == "float32" else jnp.dtype(dtype), **learned))
+    return with_forms(shake(make(name, dtype=None if dtype == "float32" else jnp.dtype(dtype), **learned)))
+
+
+def with_forms(cell):
     nnx.update(cell, jax.tree.map(lambda v: 0.7 * v, nnx.state(cell, cells.Scheduled)))
     graphdef, variables = nnx.split(cell)
     call = jax.jit(lambda v, *args: nnx.merge(graphdef, v)(*args))
@@ -59,7 +69,7 @@ def by_steps(cell, step, x, state, reset=None):
 
 def close(mine, theirs, dtype="float32"):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(np.asarray(a, _wide(a)), np.asarray(b, _wide(b)), **DTYPES[dtype]),
+        lambda a, b: np.testing.assert_allclose(np.asarray(a, _wide(a)), np.asarray(b, _wide(b)), **TOLERANCES[dtype]),
         mine,
         theirs,
     )
@@ -69,7 +79,7 @@ def _wide(x):
     return np.complex128 if jnp.iscomplexobj(x) else np.float64
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 @pytest.mark.parametrize("time", [1, 6, 7])
 @every_cell
 def test_parallel_steps_and_chunks_agree(name, time, dtype):
@@ -78,7 +88,8 @@ def test_parallel_steps_and_chunks_agree(name, time, dtype):
     _, carried = step(inputs((2, D), dtype, seed=1), carried)  # not the initial state
     y, state = call(x, carried)
     assert y.dtype == dtype
-    assert {h.dtype.name for h in jax.tree.leaves(state)} <= {"float32", "complex64"}
+    assert [h.dtype for h in jax.tree.leaves(state)] == [h.dtype for h in jax.tree.leaves(carried)]
+    assert {h.dtype.name for h in jax.tree.leaves(state)} <= {"float32", "complex64", "int32"}
     close((y, state), by_steps(cell, step, x, carried), dtype)
     if time > 1:
         early, middle = call(x[:, : time % 6 or 3], carried)
@@ -86,7 +97,7 @@ def test_parallel_steps_and_chunks_agree(name, time, dtype):
         close((jnp.concatenate([early, late], 1), last), (y, state), dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 @pytest.mark.parametrize(("time", "firsts"), [(1, [0]), (6, [3]), (7, [0, 1, 4])], ids=str)
 @every_cell
 def test_packed_sequences_are_separate_sequences(name, time, firsts, dtype):
@@ -137,6 +148,7 @@ def test_initial_state_is_zero_or_learned(name):
         nnx.to_flat_state(nnx.state(zero, nnx.Param)).paths
     )
     assert extra == {("start",)}
+    assert isinstance(learned.start, cells.StateParam)
     assert all((h != 0).any() for h in jax.tree.leaves(start))
     x = inputs((2, 6, D))
     _, far = step(inputs((2, D), seed=5), start)
@@ -169,7 +181,8 @@ def test_gradients_are_those_of_the_loop(name):
     weight = inputs((2, 5, D), seed=2)
 
     def loss(y, state):
-        return (weight * y).sum() + sum(jnp.real((0.3 - 0.2j) * h).sum() for h in jax.tree.leaves(state))
+        floats = [h for h in jax.tree.leaves(state) if jnp.issubdtype(h.dtype, jnp.inexact)]
+        return (weight * y).sum() + sum(jnp.real((0.3 - 0.2j) * h).sum() for h in floats)
 
     def parallel(params, x, state):
         return loss(*nnx.merge(graphdef, params, rest)(x, state, reset))
@@ -185,10 +198,14 @@ def test_gradients_are_those_of_the_loop(name):
 
         return loss(*by_steps(cell, step, x, state, reset))
 
-    by_loop = jax.jit(jax.grad(looped, (0, 1, 2)), static_argnums=3)
-    expected = by_loop(params, x, carried, False)
-    close(jax.jit(jax.grad(parallel, (0, 1, 2)))(params, x, carried), expected)
-    close(by_loop(params, x, carried, True), expected)
+    def gradient(f):
+        found = jax.jit(jax.grad(f, (0, 1, 2), allow_int=True))(params, x, carried)
+        # A state's integers have a gradient of no numbers.
+        return jax.tree.map(lambda g: np.zeros(g.shape) if g.dtype == jax.dtypes.float0 else g, found)
+
+    expected = gradient(functools.partial(looped, streamed=False))
+    close(gradient(parallel), expected)
+    close(gradient(functools.partial(looped, streamed=True)), expected)
     for path, leaf in nnx.to_flat_state(expected[0]):
         assert (leaf[...] != 0).any(), f"nothing reaches {path}: the comparison would be empty"
 
@@ -201,8 +218,8 @@ def test_a_bad_sequence_reaches_no_other(name):
 
     @jax.jit
     def run(x, weight):
-        (y, state), pullback = jax.vjp(lambda x: call(x, None, reset), x)
-        return (y, state), pullback((weight, jnp.zeros_like(state)))[0]
+        y, pullback, state = jax.vjp(lambda x: call(x, None, reset), x, has_aux=True)
+        return (y, state), pullback(weight)[0]
 
     (clean, clean_state), clean_bar = run(x, weight)
     assert np.isfinite(clean_bar).all()
@@ -228,23 +245,106 @@ def test_wrong_inputs_are_named(name):
     with pytest.raises(ValueError, match=re.escape(f"(..., {D})")) as caught:
         cell.step(jnp.ones(D + 1), state)
     assert f"({D + 1},)" in str(caught.value)
-    if not isinstance(cell, cells.ScanCell):
-        return
-    other = jnp.zeros(state.shape, jnp.bfloat16 if state.dtype == jnp.float32 else jnp.float32)
-    for wrong in (state[:-1], state[None], other):
-        for call in (lambda s: cell(jnp.ones((6, D)), s), lambda s: cell.step(jnp.ones(D), s)):
-            with pytest.raises(ValueError, match=re.escape(f"{state.shape} and dtype {state.dtype}")) as caught:
-                call(wrong)
-            assert f"{wrong.shape} {wrong.dtype}" in str(caught.value)
-    with pytest.raises(ValueError, match=re.escape("bool (6,)")):
-        cell(jnp.ones((6, D)), reset=jnp.zeros(5, bool))
+    for wrong in (jnp.zeros(5, bool), jnp.zeros((2, 6), bool), jnp.zeros(6, int)):
+        with pytest.raises(ValueError, match=re.escape("bool (6,)")) as caught:
+            cell(jnp.ones((6, D)), reset=wrong)
+        assert f"got {wrong.dtype} {wrong.shape}" in str(caught.value)
 
 
+@every_cell
+def test_wrong_states_are_named(name):
+    cell = make(name)
+    state = cell.initial_state(())
+    leaves, structure = jax.tree.flatten(state)
+    for call in (lambda s: cell(jnp.ones((6, D)), s), lambda s: cell.step(jnp.ones(D), s)):
+        for place, leaf in enumerate(leaves):
+            other = jnp.zeros(leaf.shape, jnp.bfloat16 if leaf.dtype == jnp.float32 else jnp.float32)
+            for wrong in (leaf[None], other, *([leaf[:-1]] if leaf.ndim else [])):
+                with pytest.raises(ValueError, match=re.escape(f"{leaf.shape} and dtype {leaf.dtype}")) as caught:
+                    call(structure.unflatten([*leaves[:place], wrong, *leaves[place + 1 :]]))
+                assert f"got {wrong.shape} {wrong.dtype}" in str(caught.value)
+        with pytest.raises(ValueError, match="state of structure"):
+            call({"nothing": state})
+
+
+@pytest.mark.parametrize("size", [0, -4, 2.5, float("nan"), "4", None])
 @pytest.mark.parametrize("argument", ["features", "state_size"])
 @every_cell
-def test_sizes_are_checked(name, argument):
-    with pytest.raises(ValueError, match=r"\b0\b"):
-        cells.get(name)(**{"features": D, "state_size": N, argument: 0}, rngs=nnx.Rngs(0))
+def test_sizes_are_checked(name, argument, size):
+    with pytest.raises(ValueError, match=re.escape(f"{argument} must be an integer of at least 1, got {size!r}")):
+        cells.get(name)(**{"features": D, "state_size": N, argument: size}, rngs=nnx.Rngs(0))
+
+
+@every_cell
+def test_float64_inputs_are_computed_in_float64(name):
+    """Parallel, steps, chunks and packed sequences agree; and no parameter is used in float32."""
+    cell, *_ = compiled(name)  # of float32 parameters
+    with jax.enable_x64(True):
+        _, call, step = with_forms(cell)
+        reset, x = jnp.array([[0, 0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0]], bool), inputs((2, 7, D), "float64")
+        _, carried = step(x[:, 6], None)
+        assert {h.dtype.name for h in jax.tree.leaves(carried)} <= {"float64", "complex128", "int32"}
+        y, state = call(x, carried, reset)
+        assert y.dtype == "float64"
+        close((y, state), by_steps(cell, step, x, carried, reset), "float64")
+        early, middle = call(x[:, :4], carried, reset[:, :4])
+        late, last = call(x[:, 4:], middle, reset[:, 4:])
+        close((jnp.concatenate([early, late], 1), last), (y, state), "float64")
+        exact, params, rest = nnx.split(cell, nnx.Param, ...)
+        exact = nnx.merge(exact, jax.tree.map(lambda p: p.astype("float64"), params), rest)
+        close(jax.jit(lambda *args: exact(*args))(x, carried, reset), (y, state), "float64")
+        close(nnx.state(make(name)), nnx.state(make(name)))
+        single = call(x.astype("float32"))
+        assert {h.dtype.name for h in jax.tree.leaves(single)} <= {"float32", "complex64", "int32"}
+
+
+@every_cell
+def test_parameters_do_not_depend_on_x64(name):
+    learned = {"learn_initial_state": True} if learns_its_start(name) else {}
+    expected = nnx.state(make(name, **learned))
+    with jax.enable_x64(True):
+        found = nnx.state(make(name, **learned))
+    for (path, mine), (_, theirs) in zip(nnx.to_flat_state(found), nnx.to_flat_state(expected), strict=True):
+        assert mine.dtype == theirs.dtype == "float32", path
+    close(found, expected)
+
+
+@every_cell
+def test_nnx_rnn_runs_it(name):
+    """With the numbers of the parallel call, as it carries what that returns."""
+    cell, call, _ = compiled(name)
+    x = inputs((2, 6, D))
+    rnn = nnx.RNN(cells.RNNCell(cell), return_carry=True, rngs=False)
+    graphdef, variables = nnx.split(rnn)
+    state, y = jax.jit(lambda v, x: nnx.merge(graphdef, v)(x))(variables, x)
+    close((y, state), call(x))
+    state, y = jax.jit(lambda v, x, h: nnx.merge(graphdef, v)(x, initial_carry=h))(variables, x, state)
+    close((y, state), call(x, call(x)[1]))
+
+
+@every_cell
+def test_step_starts_from_the_initial_state(name):
+    cell, _, step = compiled(name)
+    x = inputs((2, D))
+    close(step(x, None), step(x, cell.initial_state((2,))))
+    close(cell.step(x[0]), jax.tree.map(lambda h: h[0], step(x, None)))
+
+
+@every_cell
+def test_a_seed_is_enough(name):
+    kind = cells.get(name)
+    close(nnx.state(kind(D, N, rngs=3)), nnx.state(kind(D, N, rngs=nnx.Rngs(3))))
+    draws = [leaf.ravel()[0] for leaf in jax.tree.leaves(nnx.state(kind(D, N, rngs=3), nnx.Param))]
+    assert len(set(map(float, draws))) > 2  # every layer draws its own
+    with pytest.raises(ValueError, match=r"rngs must be an nnx\.Rngs or an int seed, got str"):
+        kind(D, N, rngs="3")
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, "complex64", "floaty"])
+@every_cell
+def test_dtypes_are_checked(name, dtype):
+    with pytest.raises(ValueError, match="dtype must be floating point, such as 'float32' or 'bfloat16', or None, got"):
+        make(name, dtype=dtype)
 
 
 @every_cell
@@ -255,6 +355,7 @@ def test_scheduled_scalars_are_no_parameters(name):
             assert isinstance(variable, cells.Scheduled)
             assert not isinstance(variable, nnx.Param)
             assert variable[...].shape == ()
+            assert (variable.ramp is None) == (path[-1] == "width")
         else:
             assert isinstance(variable, nnx.Param), path
 
@@ -276,9 +377,10 @@ def test_capture_holds_the_states(name):
     x, capture = inputs((2, 6, D)), {}
     y, state = cell(x, capture=capture)
     close((y, state), cell(x))
-    if isinstance(cell, cells.ScanCell):
-        np.testing.assert_array_equal(capture["state"][:, -1], state)
-        assert {v.shape for v in capture.values()} == {(2, 6, cell.channels)}
+    held = [value[:, -1] for name, value in capture.items() if name.split("/")[0] == "state"]
+    close(held, jax.tree.leaves(state))
+    assert {v.shape[:2] for v in capture.values()} == {(2, 6)}
+    assert len(held) == 1 or {"state/0", "state/1"} <= capture.keys() or "state/count" in capture
 
 
 def test_unknown_name_lists_the_known():
@@ -286,5 +388,6 @@ def test_unknown_name_lists_the_known():
         cells.get("bmr")
     assert cells.names() == sorted(cells.names())
     for name in cells.names():
-        assert cells.get(name).registry_name == name
-        assert getattr(cells, cells.get(name).__name__) is cells.get(name)
+        found = cells.get(name)
+        assert found.registry_name == name
+        assert found in OWN or getattr(cells, found.__name__) is found

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from reference import cell_parameters, loop, patterns, shake
 
-from mru.cells import LRU
+from mru.cells import LRU, StateParam
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 D, N, T = 3, 5, 30
@@ -44,13 +44,51 @@ def test_initialisation_is_a_ring():
     assert 6.2 < phase.max() <= 6.28
 
 
+def test_state_parameters_are_those_of_the_update():
+    """Which the optimiser gives a learning rate of their own and no weight decay."""
+    state = nnx.to_flat_state(nnx.state(LRU(D, N, rngs=0)))
+    special = {path[-1] for path, variable in state if isinstance(variable, StateParam)}
+    assert special == {"nu", "theta", "log_gamma", "b"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stays_inside_the_unit_circle_whatever_is_learned(dtype):
+    """In the rounded numbers that the scan multiplies by: exp(-exp(-20)) is 1 in float32."""
+    with jax.enable_x64(dtype == "float64"):
+        cell = LRU(1, 20_000, rngs=0)
+        for nu in (-14.0, -16.0, -20.0, -90.0):
+            cell.nu[...] = jnp.full(20_000, nu, jnp.float32)
+            for eigenvalues in (cell.eigenvalues, jax.jit(cell.eigenvalues, static_argnums=0)):
+                lam = np.asarray(eigenvalues(dtype))
+                assert lam.dtype.itemsize == 2 * np.dtype(dtype).itemsize
+                assert (abs(lam.astype(np.clongdouble)) < 1).all()
+    short = LRU(1, 20_000, rngs=0)
+    np.testing.assert_allclose(abs(np.asarray(short.eigenvalues())), np.exp(-np.exp(short.nu[...])), rtol=1e-6)
+
+
+def test_a_ring_up_to_one_is_finite_and_covers_the_disc():
+    p = cell_parameters(LRU(1, 400_000, r_min=0.0, r_max=1.0, rngs=0))
+    radius = np.exp(-np.exp(p["nu"]))
+    assert all(np.isfinite(v).all() for v in p.values())
+    assert radius.max() < 1
+    assert radius.max() > 0.99999
+    np.testing.assert_allclose((radius**2).mean(), 0.5, rtol=0.01)
+    np.testing.assert_allclose(np.exp(p["log_gamma"]), np.sqrt(1 - radius**2), rtol=1e-2)
+
+
+@pytest.mark.parametrize("phase", [float("nan"), float("inf"), -1.0, 0.0])
+def test_phase_is_checked(phase):
+    with pytest.raises(ValueError, match=f"positive, finite max_phase, got {phase}"):
+        LRU(D, N, max_phase=phase, rngs=0)
+
+
 def test_stable_and_forgets():
     cell = LRU(D, N, rngs=nnx.Rngs(0))
     _, h = jax.jit(lambda x, h: cell(x, h))(jnp.zeros((100_000, D)), jnp.ones(N, jnp.complex64))
     assert (abs(h) < 1e-30).all()  # what an MRU holds exactly, a stable linear recurrence must lose
 
 
-@pytest.mark.parametrize("ring", [(0.9, 0.5), (0.5, 1.0), (-0.1, 0.5)])
+@pytest.mark.parametrize("ring", [(0.9, 0.5), (0.5, 1.01), (-0.1, 0.5), (float("nan"), 0.5)])
 def test_ring_is_checked(ring):
-    with pytest.raises(ValueError, match=r"0 <= r_min < r_max < 1, got r_min -?[0-9.]+ and r_max [0-9.]+"):
+    with pytest.raises(ValueError, match=r"0 <= r_min < r_max <= 1, got r_min (-?[0-9.]+|nan) and r_max [0-9.]+"):
         LRU(D, N, r_min=ring[0], r_max=ring[1], rngs=nnx.Rngs(0))

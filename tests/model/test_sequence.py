@@ -483,7 +483,7 @@ def test_lowers_for_accelerators(platform):
         ({"expansion": -1.0}, "expansion must be at least 0 and finite, got -1.0"),
         ({"dropout": float("nan")}, "dropout must be in [0, 1), got nan"),
         ({"dtype": "int32"}, 'dtype must be floating-point, such as "bfloat16", got int32'),
-        ({"rngs": 0.5}, "rngs must be flax.nnx.Rngs or an int seed, got float"),
+        ({"rngs": 0.5}, "rngs must be an nnx.Rngs or an int seed, got float"),
         ({"cells": ""}, "at least one block, got none"),
         ({"cells": iter(())}, "at least one block, got none"),
         ({"cells": {"lru": 1}}, "cells must be a list such as"),
