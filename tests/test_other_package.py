@@ -70,7 +70,7 @@ model = mru.load(sys.argv[1])
 kinds = [[type(cell).__module__ for cell in block.cells] for block in model.blocks]
 assert kinds == [["maxplus.cell"], ["maxplus.cell", "mru.cells.lru"]], kinds
 summary = json.load(open(sys.argv[1] + "/summary.json"))
-print(summary["task"], summary["test"]["mse"])
+print(summary["task"]["name"], summary["test"]["mse"])
 """
     task, error = run(site, "-c", program, tmp_path / "run").split()
     assert task == "peak"

@@ -31,10 +31,11 @@ class Peak(Task, name="peak"):
         return {"train": ENDLESS, "validation": 200, "test": 200}
 
     def examples(self, split, indices):
-        """`inputs` (n, T, 1) and `targets` (n, 1), a function of split and index alone."""
-        seeds = [(SPLITS.index(split), int(index)) for index in indices]
-        inputs = np.stack([np.random.default_rng(seed).normal(size=(self.length, 1)) for seed in seeds])
-        return {"inputs": inputs.astype(np.float32), "targets": inputs.max(1).astype(np.float32)}
+        """`inputs` (n, T, 1) and `targets` (n, 1), a function of split and index alone; n may be 0."""
+        inputs = np.empty((len(indices), self.length, 1), np.float32)
+        for row, index in zip(inputs, indices):
+            row[:] = np.random.default_rng((SPLITS.index(split), int(index))).normal(size=row.shape)
+        return {"inputs": inputs, "targets": inputs.max(1)}
 
     def loss(self, outputs, batch):
         """Squared error (B,) of outputs (B, 1)."""
