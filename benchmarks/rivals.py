@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from mru import Affine, Play, Relay
+from mru import Affine, Relay
 from mru.operators import Operator
 from mru.operators.surrogate import sign
 
 
 def associative_scan(op: Operator, h0: Array | None = None, **_) -> Array:
     """`jax.lax.associative_scan` as anybody would write it, differentiated by JAX."""
-    op = _plain(op)
-    if h0 is None and not isinstance(op, Affine):  # whose offset is the state after a start from zero
-        h0 = jnp.zeros_like(op.constant()[..., 0, :])
-    if h0 is not None:
-        op = op.fold(h0[..., None, :], (jnp.arange(op.constant().shape[-2]) == 0)[:, None])
+    op = plain(op)
+    op = from_zero(op) if h0 is None else from_state(op, h0)
     prefix = jax.lax.associative_scan(lambda f, g: g.compose(f), op, axis=op.constant().ndim - 2)
     return prefix.constant()
 
 
 def lax_scan(op: Operator) -> Array:
     """`jax.lax.scan` over the steps, differentiated by JAX."""
-    op = _plain(op)
+    op = plain(op)
 
     def step(h, maps):
         h = maps.apply(h)
@@ -36,15 +35,38 @@ def lax_scan(op: Operator) -> Array:
     return jnp.moveaxis(h, 0, -2)
 
 
-def _plain(op: Operator) -> Operator:
+@functools.singledispatch
+def plain(op: Operator) -> Operator:
     """The maps as one would write them without a custom derivative, every field given for every step."""
-    if isinstance(op, Relay):  # as an affine map, whose derivative in the gate is that of the equation
-        z = op.write
-        return Affine(1 - z + z * (0.0 if op.leak is None else op.leak), z * sign(op.candidate, op.width))
-    if isinstance(op, Play):
-        return op.lower()
-    if isinstance(op, Affine) and op.a.ndim == 1:
-        return Affine(jnp.broadcast_to(op.a, op.b.shape), op.b)
+    return op.lower()
+
+
+@plain.register
+def _(op: Relay) -> Affine:
+    """As an affine map, whose derivative in the gate is that of the equation."""
+    z = op.write
+    return Affine(1 - z + z * (0.0 if op.leak is None else op.leak), z * sign(op.candidate, op.width))
+
+
+@plain.register
+def _(op: Affine) -> Affine:
+    return Affine(jnp.broadcast_to(op.a, op.b.shape), op.b)
+
+
+def from_state(op: Operator, h0: Array) -> Operator:
+    """The maps with the initial state in the first of them."""
+    return op.fold(h0[..., None, :], (jnp.arange(op.constant().shape[-2]) == 0)[:, None])
+
+
+@functools.singledispatch
+def from_zero(op: Operator) -> Operator:
+    """The same with zero as the initial state."""
+    return from_state(op, jnp.zeros_like(op.constant()[..., 0, :]))
+
+
+@from_zero.register
+def _(op: Affine) -> Affine:
+    """Its offset is the state after a start from zero."""
     return op
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.engine.steps import part, time_axis, time_of, varies
+from mru.engine.steps import time_axis, time_of, varies
 from mru.operators import Operator
 from mru.operators.base import Form, State, as_operator
 
@@ -27,13 +27,13 @@ def operator(op: Any) -> Operator:
         raise ValueError(f"fields of {name} must be arrays, got None as {', '.join(missing)}")
     op = jax.tree.map(jnp.asarray, op)
     pairs = op.leaves_and_forms()
-    for x, form in pairs:
+    for path, (x, form) in zip(_paths(op), pairs, strict=True):
         if form.scalar and x.ndim:
-            raise ValueError(f"{_name_of(op, x)} of a {name} must be a scalar, got shape {x.shape}")
+            raise ValueError(f"{path} of a {name} must be a scalar, got shape {x.shape}")
         if not any(jnp.issubdtype(x.dtype, _KINDS[kind]) for kind in form.kinds):
             real = "c" not in form.kinds and jnp.iscomplexobj(x)
             allowed = "real" if real else " or ".join(words for kind, words in _WORDS.items() if kind in form.kinds)
-            raise ValueError(f"{_name_of(op, x)} of {name} must be {allowed}, got {_shapes(op)}")
+            raise ValueError(f"{path} of {name} must be {allowed}, got {_shapes(op)}")
     leading, channels = _shape(op, pairs)
     dtype = op.dtype
     complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
@@ -68,15 +68,13 @@ def _shape(op: Operator, pairs: list[tuple[Array, Form]]) -> tuple[tuple[int, ..
 
 
 def _shapes(op: Operator) -> str:
-    forms = type(op).forms()
-    paths = jax.tree_util.tree_leaves_with_path(op)
-    shown = [(jax.tree_util.keystr(path).lstrip("."), x) for path, x in paths if not forms[path[0].name].scalar]
-    return ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in shown)
+    pairs = zip(_paths(op), op.leaves_and_forms(), strict=True)
+    return ", ".join(f"{path} {x.dtype} {x.shape}" for path, (x, form) in pairs if not form.scalar)
 
 
-def _name_of(op: Operator, leaf: Array) -> str:
-    paths = jax.tree_util.tree_leaves_with_path(op)
-    return next(jax.tree_util.keystr(path).lstrip(".") for path, x in paths if x is leaf)
+def _paths(op: Operator) -> list[str]:
+    """What each array is called, such as "a" or "force['y']"."""
+    return [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(op)]
 
 
 def state(x: State | None, like: State, name: str) -> State:
@@ -109,7 +107,13 @@ def zero_state(op: Operator) -> State:
     """The state before the first step where none is given, abstract: batch axes, then those that the operator says."""
     axis = time_axis(op)
     batch = next(x for x, moves in zip(jax.tree.leaves(op), varies(op), strict=True) if moves).shape[:axis]
-    found = jax.eval_shape(lambda op: part(op, 0, axis).zero_state(), op)
+    leaves, tree = jax.tree.flatten(op)
+    # By shapes alone: how the arrays lie over devices is not a matter of zeros.
+    steps = [
+        jax.ShapeDtypeStruct(x.shape[:axis] + x.shape[axis + moves :] if moves else x.shape, x.dtype)
+        for x, moves in zip(leaves, varies(op), strict=True)
+    ]
+    found = jax.eval_shape(lambda op: op.zero_state(), tree.unflatten(steps))
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*batch, *s.shape[axis:]), s.dtype), found)
 
 

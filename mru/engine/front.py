@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.engine import checks, placement
+from mru.engine.forward_mode import reverse_only
 from mru.engine.methods import METHODS
 from mru.engine.steps import time_axis, time_of
 from mru.operators import Operator
@@ -80,4 +81,6 @@ def scan(
     if any(s.size == 0 for s in jax.tree.leaves(like)):
         axis, time = time_axis(op), time_of(op)
         return jax.tree.map(lambda s: jnp.zeros((*s.shape[:axis], time, *s.shape[axis:]), s.dtype), like)
+    if method != "autodiff":
+        op, start, restart = reverse_only((op, start, restart))
     return placement.run(method, reverse, op, start, restart, flags)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators.base import KernelOperator, field, select
+from mru.operators.base import KernelOperator, field
 
 
 class Affine(KernelOperator):
@@ -43,8 +43,9 @@ class Affine(KernelOperator):
 
     def fold(self, h: Array, where: Array) -> Affine:
         """The same maps, constant at f(h) where `where` holds."""
-        zero = jax.tree.map(jnp.zeros_like, self.a)
-        return Affine(*select(where, (zero, self.apply(h)), (self.a, self.b)))
+        # Leaf by leaf: in a kernel a complex number is a pair of arrays.
+        a = jax.tree.map(lambda x: jnp.where(where, 0, x), self.a)
+        return Affine(a, jax.tree.map(lambda x, y: jnp.where(where, x, y), self.apply(h), self.b))
 
     def constant(self) -> Array:
         """The value of maps that are constant."""

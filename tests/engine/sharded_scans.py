@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_operators
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -91,6 +92,35 @@ def compare(name, time, meshes):
         yield key, error(ours, expected), ours[1].addressable_shards[0].data.shape[1]
 
 
+def of_own_operators(name, meshes):
+    """The errors of states and gradients of an operator that says nothing of its derivative."""
+    op, _ = own_operators.draw(name, rng, (BATCH,), TIME, CHANNELS)
+    h0, start = (own_operators.state(name, rng, BATCH, CHANNELS) for _ in range(2))
+    leaves, tree = jax.tree.flatten(op)
+    whole = [x.dtype != np.float32 for x in leaves]
+    reset = rng.random((BATCH, TIME)) < 0.1
+    for method, where, reverse in [
+        ("sequential", "seq", True),
+        ("associative", "data and seq", False),
+        ("auto", "data and seq", True),
+    ]:
+
+        def loss(moving, h0, start, method=method, reverse=reverse):
+            given = iter(moving)
+            op = tree.unflatten([x if i else next(given) for i, x in zip(whole, leaves, strict=True)])
+            h = scan(op, h0, reset=reset, reset_state=start, reverse=reverse, method=method)
+            return sum(jnp.sin(x).sum() for x in jax.tree.leaves(h)), h
+
+        run = jax.grad(loss, (0, 1, 2), has_aux=True)
+        args = [x for i, x in zip(whole, leaves, strict=True) if not i], h0, start
+        expected = jax.jit(run)(*args)
+        with jax.set_mesh(meshes[where]):
+            yield (
+                f"{name}, {where}, {'reverse' if reverse else 'forward'}, {method}",
+                error(jax.jit(run)(*args), expected),
+            )
+
+
 def collectives(name, time, mesh):
     """Bytes that each kind of collective returns, in a forward and backward pass with resets."""
     draw = complex_normal if "complex" in name else normal
@@ -161,6 +191,8 @@ def main():
         for key, difference, steps in compare(name, TIME, meshes):
             report["errors"][key], report["steps"][key] = difference, steps
         report["collectives"][name] = [collectives(name, time, meshes["seq"]) for time in (TIME, 16 * TIME)]
+    for name in own_operators.NAMES:
+        report["errors"].update(of_own_operators(name, meshes))
     for check in (True, False):
         difference = inside_shard_map(meshes["data and seq"], P("data", "seq"), check_vma=check)
         report["errors"][f"inside a shard_map, check_vma={check}"] = difference
