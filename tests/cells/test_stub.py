@@ -11,10 +11,11 @@ STUB = Path(cells.__file__).with_suffix(".pyi")
 HEAD = (
     "# Written by `pytest tests/cells/test_stub.py` from the files of this folder, for type checkers and editors.\n\n"
 )
+# What is no class does not say where it is from.
 SHARED = {
     "REGISTRY": "mru.cells._base",
     "State": "mru.operators.base",
-}  # which are no classes and say not where they are
+}
 IMPORT = "from {} import {} as {}\n"
 
 
