@@ -53,4 +53,4 @@ def test_the_commands_of_contributing_are_those_of_ci():
         assert command in (ROOT / ".ci" / "run").read_text()
     named = re.findall(r"`((?:mru|tasks|tests|configs|results)/[\w./]+)`", contributing)
     assert len(named) > 5
-    assert not [path for path in named if not (ROOT / path).exists()]
+    assert not [path for path in named if "NAME" not in path and "CELL" not in path and not (ROOT / path).exists()]
