@@ -1,5 +1,7 @@
 """Memory recurrent units and state-space models in JAX/Flax, built on one associative scan."""
 
+import importlib.metadata
+
 from mru import cells
 from mru.engine.front import scan
 from mru.model import SequenceBlock, SequenceModel
@@ -16,8 +18,14 @@ __all__ = [
     "Relay",
     "SequenceBlock",
     "SequenceModel",
+    "__version__",
     "adamw",
     "cells",
     "load",
     "scan",
 ]
+
+try:
+    __version__ = importlib.metadata.version("mru-jax")
+except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"

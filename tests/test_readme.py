@@ -14,8 +14,11 @@ from mru.training import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
-TRAIN = [line[line.index("python train.py") :] for line in README.splitlines() if "python train.py --" in line]
+# The files of a package of somebody else's; `test_other_package.py` compares and runs them.
+OTHERS = README.split("## Your own cell and task, in your own package")[1].split("\n## ")[0]
+OWN = README.replace(OTHERS, "")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", OWN, re.S | re.M)
+TRAIN = [line[line.index("python train.py") :] for line in OWN.splitlines() if "python train.py --" in line]
 
 
 def test_there_is_something_to_test():

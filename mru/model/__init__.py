@@ -1,5 +1,6 @@
 """Stacks of cells, from token or feature to logits."""
 
-from mru.model.sequence import ModelState, SequenceBlock, SequenceModel
+from mru.model.blocks import SequenceBlock
+from mru.model.sequence import ModelState, SequenceModel
 
 __all__ = ["ModelState", "SequenceBlock", "SequenceModel"]

@@ -5,35 +5,23 @@ Shapes: `...` any leading batch axes, T time, D width of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru import cells as cell_registry
+from mru.cells import Cell, State
+from mru.cells._base import as_rngs
 from mru.cells._linear import linear
-
-POOLINGS = ("mean", "last", "none")
-
-
-def sinusoidal_positions(position: Array, channels: int) -> Array:
-    """Sines and cosines of the position at `channels / 2` frequencies falling geometrically from 1 to 1e-4.
-
-    Args:
-        position: Integer (..., T).
-        channels: An even number.
-
-    Returns:
-        (..., T, channels), float32.
-    """
-    half = channels // 2
-    frequency = jnp.exp(-jnp.log(1e4) * jnp.arange(half) / max(half - 1, 1))
-    angle = position[..., None].astype(jnp.float32) * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+from mru.model.blocks import SequenceBlock, rematerialised
+from mru.model.factories import Blocks, Factory, blocks_of, make, name_of
+from mru.model.pooling import POOLINGS
+from mru.model.positions import sinusoidal_positions
+from mru.model.segments import Segments, concrete
 
 
 class ModelState(NamedTuple):
@@ -41,101 +29,24 @@ class ModelState(NamedTuple):
 
     Attributes:
         position: Steps since the sequence started, int32 (...).
-        total: Sum over these steps of what is pooled, float32 (..., D); it is 0 unless the pooling is "mean".
-        cells: The states of the cells, one tuple a block.
+        total: Sum over these steps of what is pooled, at least float32, (..., D); 0 unless the pooling is "mean".
+        cells: The states of the cells, one tuple a block, one entry a cell: any pytree of arrays (...) + its own axes.
     """
 
     position: Array
     total: Array
-    cells: tuple[tuple[Array, ...], ...]
-
-
-class GatedMLP(nnx.Module):
-    """W_o (silu(W_g x) * W_v x)."""
-
-    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """Map (..., D) to (..., D)."""
-        return self.out(nnx.silu(self.gate(x)) * self.value(x))
-
-
-class SequenceBlock(nnx.Module):
-    """Pre-norm residual block: the summed outputs of its cells, then a gated MLP.
-
-    x += dropout(sum of cells(norm(x))); x += dropout(mlp(norm(x))).
-    """
-
-    def __init__(
-        self,
-        cells: Sequence[cell_registry.Cell],
-        *,
-        expansion: float,
-        dropout: float,
-        dtype: DTypeLike | None = None,
-        rngs: nnx.Rngs,
-    ):
-        """Initialise.
-
-        Args:
-            cells: Cells that stand side by side, all with the same `features`.
-            expansion: Hidden width of the MLP as a multiple of D; 0 for none.
-            dropout: Rate, applied to both residual branches.
-            dtype: Dtype of the computation.
-            rngs: Source of the initial parameters.
-        """
-        width = cells[0].features
-        self.cells = nnx.List(cells)
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        hidden = round(expansion * width)
-        self.mlp_norm = nnx.data(nnx.LayerNorm(width, dtype=dtype, rngs=rngs) if hidden else None)
-        self.mlp = nnx.data(GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None)
-        self.dropout = nnx.Dropout(dropout)
-
-    def __call__(
-        self,
-        x: Array,
-        states: tuple[Array, ...],
-        reset: Array | None,
-        rngs: nnx.Rngs | None,
-        capture: dict[str, Array] | None = None,
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """(..., T, D) -> (..., T, D) and the states of the cells; dropout only where `rngs` is given."""
-        inner: list[dict[str, Array] | None] = [None if capture is None else {} for _ in self.cells]
-        normed = self.norm(x)
-        outs, states = zip(
-            *(c(normed, s, reset, capture=i) for c, s, i in zip(self.cells, states, inner, strict=True)), strict=True
-        )
-        for number, (cell, found) in enumerate(zip(self.cells, inner, strict=True)):
-            if capture is not None and found is not None:
-                capture.update({f"{number}/{type(cell).__name__}/{k}": v for k, v in found.items()})
-        return self._residual(x, sum(outs), rngs), states
-
-    def step(self, x: Array, states: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        """One step: (..., D) -> (..., D) and the states of the cells."""
-        normed = self.norm(x)
-        outs, states = zip(*(c.step(normed, s) for c, s in zip(self.cells, states, strict=True)), strict=True)
-        return self._residual(x, sum(outs), None), states
-
-    def _residual(self, x, mixed, rngs):
-        x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
-        if self.mlp is None:
-            return x
-        return x + self.dropout(self.mlp(self.mlp_norm(x)), deterministic=rngs is None, rngs=rngs)
+    cells: tuple[tuple[State, ...], ...]
 
 
 class SequenceModel(nnx.Module):
-    """Encoder, blocks of named cells, pooling, head."""
+    """Encoder, blocks of cells, pooling, head."""
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
         *,
-        cells: Sequence[str],
+        cells: Blocks,
         width: int = 128,
         state_size: int = 128,
         vocabulary: int = 0,
@@ -148,14 +59,16 @@ class SequenceModel(nnx.Module):
         method: str = "auto",
         remat: bool = False,
         dtype: DTypeLike | None = None,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | int,
     ):
         """Initialise.
 
         Args:
             inputs: Features of the input, (..., T, inputs); 0 if it is tokens.
             outputs: Features of the output.
-            cells: One registry name a block, such as ["s5", "bmru"]; "lru+bmru" puts two side by side and sums them.
+            cells: One entry a block, such as ["s5", "bmru"], or as one text "s5,bmru". An entry is a registry name, a
+                class of cells, or a function (width, state_size, *, dtype, rngs) that makes a cell, and may take
+                `method`; "lru+bmru", or a list, puts several side by side and sums them.
             width: D.
             state_size: N of every cell.
             vocabulary: Number of tokens, for int inputs (..., T); 0 if the input is features.
@@ -168,60 +81,34 @@ class SequenceModel(nnx.Module):
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
             method: Method of `mru.scan`.
             remat: Recompute the blocks in the backward pass instead of storing what is inside them.
-            dtype: Dtype of the computation, such as "bfloat16"; parameters, states and logits stay float32.
-            rngs: Source of the initial parameters.
+            dtype: Dtype of the computation, such as "bfloat16"; parameters, states and logits stay float32. If None,
+                that of the inputs and parameters, promoted: float64 inputs are computed with in float64.
+            rngs: Source of the initial parameters, or a seed.
 
         Raises:
             ValueError: An argument is out of its range, or a cell or one of its options is unknown.
         """
-        if not cells:
-            raise ValueError("cells must name at least one block, got none")
-        if (inputs > 0) == (vocabulary > 0):
-            raise ValueError(f"either inputs or vocabulary must be positive, got {inputs} and {vocabulary}")
-        if positions < 0 or positions % 2:
-            raise ValueError(f"positions must be an even number of channels, got {positions}")
+        blocks = blocks_of(cells)
+        options = options or {}
+        if unknown := set(options) - {name_of(factory) for block in blocks for factory in block}:
+            raise ValueError(f"options name cells that the model does not have: {', '.join(sorted(unknown))}")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        options = options or {}
-        used = {name for block in cells for name in block.split("+")}
-        if unknown := set(options) - used:
-            raise ValueError(f"options name cells that the model does not have: {', '.join(sorted(unknown))}")
+        _check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
+        dtype, rngs = _floating(dtype), as_rngs(rngs)
 
-        dtype = None if dtype is None else jnp.dtype(dtype)
-
-        def cell(name):
-            kind = cell_registry.get(name)
-            try:
-                return kind(width, state_size, method=method, dtype=dtype, rngs=rngs, **options.get(name, {}))
-            except TypeError as error:
-                raise ValueError(f"options of cell {name!r}: {error}") from None
-
-        def layer(name):
-            return cell_registry.Bidirectional(cell(name), cell(name)) if bidirectional else cell(name)
+        def cell(factory: Factory) -> Cell:
+            given = options.get(name_of(factory), {})
+            common = {"method": method, "dtype": dtype, "rngs": rngs}
+            return make(factory, width, state_size, options=given, bidirectional=bidirectional, **common)
 
         self.inputs, self.vocabulary, self.outputs = inputs, vocabulary, outputs
         self.width, self.positions, self.pooling, self.remat = width, positions, pooling, remat
-        self.bidirectional = bidirectional
-        self.dtype = dtype
-        self.encoder = (
-            nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
-            if vocabulary
-            # Fan-in counts the positions: the two products are one, of the concatenated input.
-            else linear(inputs, width, dtype=dtype, kernel_init=_lecun(inputs + positions), rngs=rngs)
-        )
-        fan_in = positions + (width if vocabulary else inputs)
-        self.position_encoder = nnx.data(
-            linear(positions, width, use_bias=False, dtype=dtype, kernel_init=_lecun(fan_in), rngs=rngs)
-            if positions
-            else None
-        )
+        self.bidirectional, self.dtype = bidirectional, dtype
+        self._make_encoder(rngs)
         self.blocks = nnx.List(
-            SequenceBlock(
-                [layer(name) for name in block.split("+")], expansion=expansion, dropout=dropout, dtype=dtype, rngs=rngs
-            )
-            for block in cells
+            SequenceBlock([cell(f) for f in block], expansion=expansion, dropout=dropout, dtype=dtype, rngs=rngs)
+            for block in blocks
         )
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.head = linear(width, outputs, dtype=dtype, rngs=rngs)
@@ -230,8 +117,8 @@ class SequenceModel(nnx.Module):
         """The state before the first step of a batch of sequences."""
         return ModelState(
             jnp.zeros(batch_shape, jnp.int32),
-            jnp.zeros((*batch_shape, self.width)),
-            tuple(tuple(cell.initial_state(batch_shape) for cell in block.cells) for block in self.blocks),
+            jnp.zeros((*batch_shape, self.width), jnp.float32),
+            tuple(block.initial_state(batch_shape) for block in self.blocks),
         )
 
     def __call__(
@@ -241,7 +128,7 @@ class SequenceModel(nnx.Module):
         *,
         reset: Array | None = None,
         lengths: Array | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | int | None = None,
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, ModelState]:
         """Run over a whole sequence, or the next chunk of one.
@@ -250,105 +137,128 @@ class SequenceModel(nnx.Module):
             x: Features (..., T, inputs), or tokens (..., T) if the model has a vocabulary.
             state: What the call on the chunk before returned; the initial state if None.
             reset: Boolean (..., T), true where a new sequence starts; pooling covers the last sequence.
-            lengths: Number of real steps, int (...), at least 1; the steps after them are padding, which changes no
+            lengths: Number of real steps, int (...), from 1 to T; the steps after them are padding, which changes no
                 logit of a pooled model. Not together with `state`: the state returned is that after the padding.
-            rngs: Stream "dropout"; dropout is applied only where this is given.
+            rngs: Stream "dropout", or a seed; dropout is applied only where this is given.
             capture: If given, it is filled with the intermediates of all cells, by name such as "1/0/BMRU/write":
                 block, place in the block, cell, quantity.
 
         Returns:
-            Logits, float32, (..., outputs) or, without pooling, (..., T, outputs); and the state after the last step.
+            Logits, at least float32, (..., outputs) or, without pooling, (..., T, outputs); and the state after the
+            last step.
 
         Raises:
-            ValueError: A shape or dtype does not fit; the message gives the expected and the given one.
+            ValueError: A shape or dtype does not fit, a token is outside of the vocabulary or a length outside of
+                1 to T; the message gives the expected and the given one. Inside `jit`, where values can not be read,
+                such a length is taken as the nearest of 1 to T, and such a token makes NaN of every logit it reaches.
         """
-        self._check(x, time=True)
-        batch = x.shape[:-1] if self.vocabulary else x.shape[:-2]
-        time = x.shape[len(batch)]
-        if state is not None and (self.bidirectional or lengths is not None):
-            raise ValueError(
-                "state can not be carried into a bidirectional model" if self.bidirectional else
-                "state and lengths exclude each other: a padded batch is whole sequences"
-            )  # fmt: skip
-        lengths = None if lengths is None else jnp.asarray(lengths)
-        if lengths is not None and (lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer)):
-            raise ValueError(f"lengths must be int {batch}, got {lengths.dtype} {lengths.shape}")
-        reset = None if reset is None else jnp.asarray(reset)
-        if reset is not None and (reset.dtype != bool or reset.shape != (*batch, time)):
-            raise ValueError(f"reset must be bool {(*batch, time)}, got {reset.dtype} {reset.shape}")
-        state = self.initial_state(batch) if state is None else state
-        steps = jnp.arange(time, dtype=jnp.int32)
-        if reset is not None and lengths is not None:
-            reset = reset & (steps < lengths[..., None])  # in the padding nothing starts
-        start, position = _positions(steps, state.position, reset)
-        if lengths is not None and self.bidirectional:
-            # Padding becomes a sequence of its own, which the backward cells leave behind.
-            padding = steps == lengths[..., None]
-            reset = padding if reset is None else reset | padding
-        if lengths is not None and not self.vocabulary:
-            # Select before the encoder: a NaN in the padding times a cotangent of zero is a NaN in its gradient.
-            x = jnp.where((steps < lengths[..., None])[..., None], x, 0)
-        x = self.encoder(x)
-        if self.position_encoder is not None:
-            x = x + self.position_encoder(sinusoidal_positions(position, self.positions))
-        x = x if self.dtype is None else x.astype(self.dtype)
-        new_states = []
-        call = _rematerialised if self.remat and capture is None else SequenceBlock.__call__
-        for number, (block, block_state) in enumerate(zip(self.blocks, state.cells, strict=True)):
-            found: dict[str, Array] | None = None if capture is None else {}
-            x, block_state = call(block, x, block_state, reset, rngs, found)
-            new_states.append(block_state)
-            if capture is not None and found is not None:
-                capture.update({f"{number}/{k}": v for k, v in found.items()})
-        x = self.norm(x).astype(jnp.float32)
-        total = state.total
-        if self.pooling == "mean":
-            carried = start < 0
-            keep = steps >= start[..., None]
-            end = time if lengths is None else lengths[..., None]
-            total = jnp.where(carried[..., None], total, 0) + jnp.where(
-                (keep & (steps < end))[..., None], x, 0
-            ).sum(-2)  # fmt: skip
-            count = position[..., -1] + 1 if lengths is None else lengths - jnp.maximum(start, 0)
-            x = total / jnp.broadcast_to(count, batch)[..., None]
-        elif self.pooling == "last":
-            x = (
-                x[..., -1, :]
-                if lengths is None
-                else jnp.take_along_axis(x, lengths[..., None, None] - 1, -2)[..., 0, :]
-            )
-        state = ModelState(jnp.broadcast_to(position[..., -1] + 1, batch), total, tuple(new_states))
-        return self.head(x), state
+        batch_shape = self._check(x, time=True)
+        if state is not None and self.bidirectional:
+            raise ValueError("state can not be carried into a bidirectional model")
+        if state is not None and lengths is not None:
+            raise ValueError("state and lengths exclude each other: a padded batch is whole sequences")
+        state = self._state(state, batch_shape)
+        segments = Segments.of(
+            state.position,
+            jnp.shape(x)[len(batch_shape)],
+            reset=reset,
+            lengths=lengths,
+            bidirectional=self.bidirectional,
+        )
+        rngs = None if rngs is None else as_rngs(rngs)
+        x = self._encode(self._known(segments.blank_padding(jnp.asarray(x))), segments.position)
+        cells = []
+        for number, (block, states) in enumerate(zip(self.blocks, state.cells, strict=True)):
+            if self.remat and capture is None:
+                x, states = rematerialised(block, x, states, segments.reset, rngs)
+            else:
+                inner: dict[str, Array] = {}
+                x, states = block(x, states, segments.reset, rngs, None if capture is None else inner)
+                if capture is not None:
+                    capture.update({f"{number}/{name}": value for name, value in inner.items()})
+            cells.append(states)
+        x, total = POOLINGS[self.pooling](self._normed(x), state.total, segments)
+        return self.head(x), ModelState(segments.position[..., -1] + 1, total, tuple(cells))
 
-    def step(self, x: Array, state: ModelState) -> tuple[Array, ModelState]:
+    def step(self, x: Array, state: ModelState | None = None) -> tuple[Array, ModelState]:
         """Run one step.
 
         Args:
             x: Features (..., inputs), or tokens (...).
-            state: What the step before returned, or `initial_state(...)`.
+            state: What the step before returned; the initial state if None.
 
         Returns:
             Logits (..., outputs), those of a sequence that ends here, and the state.
+
+        Raises:
+            ValueError: As a call does.
         """
-        self._check(x, time=False)
-        x = self.encoder(x)
-        if self.position_encoder is not None:
-            x = x + self.position_encoder(sinusoidal_positions(state.position, self.positions))
-        x = x if self.dtype is None else x.astype(self.dtype)
-        new_states = []
-        for block, block_state in zip(self.blocks, state.cells, strict=True):
-            x, block_state = block.step(x, block_state)
-            new_states.append(block_state)
-        x = self.norm(x).astype(jnp.float32)
+        state = self._state(state, self._check(x, time=False))
+        x = self._encode(self._known(jnp.asarray(x)), state.position)
+        cells = []
+        for block, states in zip(self.blocks, state.cells, strict=True):
+            x, states = block.step(x, states)
+            cells.append(states)
+        x = self._normed(x)
         position, total = state.position + 1, state.total
         if self.pooling == "mean":
             total = total + x
             x = total / position[..., None]
-        return self.head(x), ModelState(position, total, tuple(new_states))
+        return self.head(x), ModelState(position, total, tuple(cells))
 
-    def _check(self, x: Array, time: bool) -> None:
+    def _make_encoder(self, rngs: nnx.Rngs) -> None:
+        inputs, width, positions, dtype = self.inputs, self.width, self.positions, self.dtype
+        self.encoder = (
+            nnx.Embed(self.vocabulary, width, dtype=dtype, rngs=rngs)
+            if self.vocabulary
+            # Fan-in counts the positions: the two products are one, of the concatenated input.
+            else linear(inputs, width, dtype=dtype, kernel_init=_lecun(inputs + positions), rngs=rngs)
+        )
+        fan_in = positions + (width if self.vocabulary else inputs)
+        self.position_encoder = nnx.data(
+            linear(positions, width, use_bias=False, dtype=dtype, kernel_init=_lecun(fan_in), rngs=rngs)
+            if positions
+            else None
+        )
+
+    def _encode(self, x: Array, position: Array) -> Array:
+        x = self.encoder(x)
+        if self.position_encoder is not None:
+            precise = jnp.promote_types(x.dtype, jnp.float32)
+            x = x + self.position_encoder(sinusoidal_positions(position, self.positions, precise))
+        return x if self.dtype is None else x.astype(self.dtype)
+
+    def _normed(self, x: Array) -> Array:
+        """What is pooled, in float32 at least: a sum over many steps in bfloat16 would stop growing."""
+        x = self.norm(x)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def _known(self, x: Array) -> Array:
+        """Inputs whose tokens are all in the vocabulary; an unknown one is refused, or inside `jit` embedded as NaN."""
+        if not self.vocabulary:
+            return x
+        values = concrete(x)
+        if values is None:
+            # The embedding reads NaN behind its end, but counts a negative token from there.
+            return jnp.where(x < 0, self.vocabulary, x)
+        if values.size and not 0 <= values.min() <= values.max() < self.vocabulary:
+            raise ValueError(
+                f"tokens must be from 0 to {self.vocabulary - 1}, as the vocabulary has {self.vocabulary}, "
+                f"got {values.min()} to {values.max()}"
+            )
+        return x
+
+    def _state(self, state: ModelState | None, batch_shape: tuple[int, ...]) -> ModelState:
+        if state is None:
+            return self.initial_state(batch_shape)
+        if not isinstance(state, ModelState) or jnp.shape(state.position) != batch_shape:
+            given = jnp.shape(state.position) if isinstance(state, ModelState) else type(state).__name__
+            raise ValueError(f"state must be a ModelState of batch shape {batch_shape}, got {given}")
+        return state
+
+    def _check(self, x: Array, time: bool) -> tuple[int, ...]:
+        """The batch shape of inputs of the right shape and dtype."""
         axis = "T, " if time else ""
-        given = f"got {getattr(x, 'dtype', type(x).__name__)} {jnp.shape(x)}"
         if self.vocabulary:
             fits = jnp.issubdtype(jnp.result_type(x), jnp.integer) and jnp.ndim(x) >= time
             expected = f"int tokens (..., {axis[:-2]})".replace(", )", ")")
@@ -357,27 +267,28 @@ class SequenceModel(nnx.Module):
             fits = fits and jnp.ndim(x) >= 1 + time
             expected = f"floating-point features (..., {axis}{self.inputs})"
         if not fits or 0 in jnp.shape(x):
-            raise ValueError(f"the model takes {expected}, {given}")
+            given = f"{getattr(x, 'dtype', type(x).__name__)} {jnp.shape(x)}"
+            raise ValueError(f"the model takes {expected}, got {given}")
+        inner = time + (not self.vocabulary)
+        return jnp.shape(x)[: jnp.ndim(x) - inner]
 
 
-def _rematerialised(block, x, states, reset, rngs, capture):
-    """`block(...)` under `jax.checkpoint`, which wants a pure function: the block's variables and a key go in."""
-    graphdef, variables = nnx.split(block)
+def _check_sizes(inputs: int, outputs: int, width: int, state_size: int, vocabulary: int, positions: int) -> None:
+    sizes = {"outputs": (outputs, 1), "width": (width, 1), "state_size": (state_size, 1)}
+    for name, (size, least) in (sizes | {"inputs": (inputs, 0), "vocabulary": (vocabulary, 0)}).items():
+        if not isinstance(size, numbers.Integral) or size < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {size!r}")
+    if (inputs > 0) == (vocabulary > 0):
+        raise ValueError(f"either inputs or vocabulary must be positive, got {inputs} and {vocabulary}")
+    if not isinstance(positions, numbers.Integral) or positions < 0 or positions % 2:
+        raise ValueError(f"positions must be an even number of channels, got {positions}")
 
-    def run(variables, x, states, reset, key):
-        rngs = None if key is None else nnx.Rngs(dropout=key)
-        return nnx.merge(graphdef, variables)(x, states, reset, rngs)
 
-    return jax.checkpoint(run)(variables, x, states, reset, None if rngs is None else rngs.dropout())
+def _floating(dtype: DTypeLike | None) -> jnp.dtype | None:
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f'dtype must be floating-point, such as "bfloat16", got {jnp.dtype(dtype).name}')
+    return None if dtype is None else jnp.dtype(dtype)
 
 
-def _lecun(fan_in: int):
+def _lecun(fan_in: int) -> nnx.Initializer:
     return nnx.initializers.normal(fan_in**-0.5)
-
-
-def _positions(steps: Array, offset: Array, reset: Array | None) -> tuple[Array, Array]:
-    """First step of the last sequence (...), -1 if it was carried in, and the steps since each one's start (..., T)."""
-    if reset is None:
-        return jnp.full(offset.shape, -1), offset[..., None] + steps
-    latest = jax.lax.cummax(jnp.where(reset, steps, -1), axis=reset.ndim - 1)
-    return latest[..., -1], jnp.where(latest < 0, offset[..., None] + steps, steps - latest)

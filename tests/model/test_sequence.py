@@ -10,7 +10,8 @@ from flax import linen, nnx
 from reference import shake
 
 from mru import SequenceBlock, SequenceModel, cells
-from mru.model import sinusoidal_positions
+from mru.model import pooling
+from mru.model.positions import sinusoidal_positions
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 INPUTS, OUTPUTS, T = 3, 4, 7
@@ -183,9 +184,9 @@ def test_positions_count_from_each_reset_and_over_chunks():
     assert positionless.position_encoder is None
     seen = []
 
-    def record(position, channels):
+    def record(position, *rest):
         seen.append(np.asarray(position))
-        return sinusoidal_positions(position, channels)
+        return sinusoidal_positions(position, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mru.model.sequence.sinusoidal_positions", record)
@@ -205,7 +206,7 @@ def linear(x, layer):
     return x @ np.asarray(layer.kernel[...], float) + (0 if layer.bias is None else np.asarray(layer.bias[...]))
 
 
-@pytest.mark.parametrize("expansion", [0.0, 1.5])
+@pytest.mark.parametrize("expansion", [0.0, 1.6])
 @pytest.mark.parametrize("names", [["mingru"], ["lru", "pmru"]])
 def test_block_is_the_equation(names, expansion):
     parts = [cells.get(name)(6, 4, rngs=nnx.Rngs(i)) for i, name in enumerate(names)]
@@ -219,7 +220,7 @@ def test_block_is_the_equation(names, expansion):
     if expansion:
         normed = layer_norm(expected, block.mlp_norm)
         gate = linear(normed, block.mlp.gate)
-        assert gate.shape[-1] == 9
+        assert gate.shape[-1] == 10  # the nearest to 9.6
         expected = expected + linear(gate / (1 + np.exp(-gate)) * linear(normed, block.mlp.value), block.mlp.out)
     else:
         assert block.mlp is None
@@ -247,6 +248,47 @@ def test_cells_of_each_block():
     both = make(cells=("lru",), bidirectional=True).blocks[0].cells[0]
     assert isinstance(both, cells.Bidirectional)
     assert (both.forward.nu[...] != both.backward.nu[...]).any()
+
+
+def test_cells_by_text_class_function_and_list():
+    def wide(width, state_size, *, dtype, rngs):  # takes no method
+        return cells.MinGRU(width, 2 * state_size, dtype=dtype, rngs=rngs)
+
+    def kinds(given, **kwargs):
+        return [[type(cell).__name__ for cell in block.cells] for block in make(cells=given, **kwargs).blocks]
+
+    expected = [["LRU", "BMRU"], ["MinGRU"]]
+    for given in ("lru+bmru,mingru", " lru + bmru , mingru", iter(["lru+bmru", "mingru"]), ([cells.LRU, "bmru"], wide)):
+        assert kinds(given) == expected
+    assert kinds([["lru+bmru"], wide]) == expected
+    assert make(cells=[wide]).blocks[0].cells[0].state_size == 8
+    assert make(cells=["lru"], method="sequential").blocks[0].cells[0].method == "sequential"
+    assert make(cells=[cells.LRU], options={"lru": {"r_min": 0.5}}).blocks[0].cells[0].features == 6
+    assert isinstance(make(cells=[wide], bidirectional=True).blocks[0].cells[0].backward, cells.MinGRU)
+
+
+def test_an_error_inside_a_users_cell_keeps_its_cause():
+    def broken(width, state_size, **kwargs):
+        return 1 + "1"
+
+    with pytest.raises(ValueError, match="cell 'broken'") as caught:
+        make(cells=[broken])
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_seed_is_as_good_as_rngs():
+    mine, theirs = (nnx.state(make(rngs=rngs), nnx.Param) for rngs in (3, nnx.Rngs(3)))
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    model, _, _ = compiled(dropout=0.5)
+    np.testing.assert_array_equal(model(features(T), rngs=1)[0], model(features(T), rngs=nnx.Rngs(1))[0])
+
+
+def test_step_starts_from_the_initial_state():
+    model, call, _ = compiled()
+    x = features(2, T)
+    first, state = model.step(x[:, 0])
+    trees_close((first, state), model.step(x[:, 0], model.initial_state((2,))))
+    close(first, call(x[:, :1])[0])
 
 
 def test_number_of_parameters():
@@ -332,6 +374,21 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_parameters():
     np.testing.assert_allclose(out, logits, atol=0.03)
 
 
+def test_the_pooled_sum_is_float32_in_a_bfloat16_model(monkeypatch):
+    seen = {}
+
+    def record(x, total, segments):
+        seen["x"] = x
+        return pooling.mean(x, total, segments)
+
+    monkeypatch.setitem(pooling.POOLINGS, "mean", record)
+    model = make(dtype="bfloat16", cells=("mingru",), positions=0)
+    _, state = model(jnp.ones((400, INPUTS)) + 0.1 * features(400))
+    # Hundreds of like numbers: with 8 bits the sum is off by some percent.
+    np.testing.assert_allclose(state.total, np.asarray(seen["x"], np.float64).sum(0), rtol=1e-5, atol=1e-3)
+    assert (seen["x"].astype(jnp.bfloat16) == seen["x"]).all()  # though each was computed in bfloat16
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_capture_names_block_place_cell_and_quantity(remat):
     model, call, _ = compiled(remat=remat)
@@ -413,7 +470,29 @@ def test_lowers_for_accelerators(platform):
         ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
         ({"options": {"s5": {}}}, "cells that the model does not have: s5"),
         ({"options": {"lru": {"speed": 3}}}, "options of cell 'lru'"),
-        ({"width": 0}, "features must be at least 1, got 0"),
+        ({"width": 0}, "width must be an integer of at least 1, got 0"),
+        ({"width": -6}, "width must be an integer of at least 1, got -6"),
+        ({"width": 6.0}, "width must be an integer of at least 1, got 6.0"),
+        ({"state_size": 0}, "state_size must be an integer of at least 1, got 0"),
+        ({"outputs": 0}, "outputs must be an integer of at least 1, got 0"),
+        ({"outputs": -2}, "outputs must be an integer of at least 1, got -2"),
+        ({"inputs": -1}, "inputs must be an integer of at least 0, got -1"),
+        ({"inputs": 0, "vocabulary": -1}, "vocabulary must be an integer of at least 0, got -1"),
+        ({"expansion": float("inf")}, "expansion must be at least 0 and finite, got inf"),
+        ({"expansion": float("nan")}, "expansion must be at least 0 and finite, got nan"),
+        ({"expansion": -1.0}, "expansion must be at least 0 and finite, got -1.0"),
+        ({"dropout": float("nan")}, "dropout must be in [0, 1), got nan"),
+        ({"dtype": "int32"}, 'dtype must be floating-point, such as "bfloat16", got int32'),
+        ({"rngs": 0.5}, "rngs must be an nnx.Rngs or an int seed, got float"),
+        ({"cells": ""}, "at least one block, got none"),
+        ({"cells": iter(())}, "at least one block, got none"),
+        ({"cells": {"lru": 1}}, "cells must be a list such as"),
+        ({"cells": cells.LRU}, "cells must be a list such as"),
+        ({"cells": ["lru", 3]}, "each of cells must be a name, a class of cells"),
+        ({"cells": ["lru", []]}, "each of cells must be a name, a class of cells"),
+        ({"cells": [cells.LRU(6, 4, rngs=nnx.Rngs(0))]}, "a list of these, got LRU"),
+        ({"cells": [lambda *a, **k: None]}, "must make a cell of 6 features, as is the width, got None"),
+        ({"cells": [lambda width, n, **k: cells.LRU(5, n, **k)]}, "6 features, as is the width, got LRU of 5"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -430,6 +509,9 @@ def test_bad_arguments(kwargs, message):
         (np.ones((2, T, 3), np.int32), {}, "floating-point features", "int32 (2, 7, 3)"),
         (np.ones((2, T, 3), np.float32), {"lengths": np.ones(3, np.int32)}, "lengths must be int (2,)", "int32 (3,)"),
         (np.ones((2, T, 3), np.float32), {"lengths": np.ones(2, np.float32)}, "int (2,)", "float32 (2,)"),
+        (np.ones((2, T, 3), np.float32), {"lengths": np.array([3, 8])}, "from 1 to T = 7", "got 3 to 8"),
+        (np.ones((2, T, 3), np.float32), {"lengths": np.array([0, 7])}, "from 1 to T = 7", "got 0 to 7"),
+        (np.ones((2, T, 3), np.float32), {"lengths": jnp.array([-1, 7])}, "from 1 to T = 7", "got -1 to 7"),
         (np.ones((2, T, 3), np.float32), {"reset": np.zeros((2, 3), bool)}, "bool (2, 7)", "bool (2, 3)"),
         (np.ones((2, T, 3), np.float32), {"reset": np.zeros((2, T), np.int32)}, "bool (2, 7)", "int32 (2, 7)"),
     ],
@@ -446,6 +528,11 @@ def test_bad_tokens_and_steps_are_named():
         model(np.ones(T, np.float32))
     with pytest.raises(ValueError, match=re.escape("int tokens (..., T), got int32 ()")):
         model(np.int32(3))
+    for wrong, given in (([0, 5, 1], "0 to 5"), ([4, -1, 0], "-1 to 4")):
+        with pytest.raises(ValueError, match=f"tokens must be from 0 to 4, as the vocabulary has 5, got {given}"):
+            model(np.array(wrong))
+        with pytest.raises(ValueError, match=f"tokens must be from 0 to 4, as the vocabulary has 5, got {given}"):
+            model.step(np.array(wrong))
     model, _, _ = compiled()
     with pytest.raises(ValueError, match=re.escape("(..., 3), got float32 (2, 5)")):
         model.step(np.ones((2, 5), np.float32), model.initial_state((2,)))
@@ -461,6 +548,43 @@ def test_states_that_can_not_be_carried():
         both(x, both.initial_state((2,)))
     with pytest.raises(ValueError, match="step by step"):
         both.step(x[:, 0], both.initial_state((2,)))
+    with pytest.raises(ValueError, match=re.escape("ModelState of batch shape (2,), got (3,)")):
+        model(x, model.initial_state((3,)))
+    with pytest.raises(ValueError, match=re.escape("ModelState of batch shape (2,), got tuple")):
+        model.step(x[:, 0], tuple(model.initial_state((2,))))
+
+
+def test_a_block_needs_cells_of_one_width():
+    for parts, given in (([], "none"), ([cells.LRU(n, 4, rngs=nnx.Rngs(0)) for n in (6, 5)], "LRU of 6, LRU of 5")):
+        with pytest.raises(ValueError, match=f"all of the same features, got {given}"):
+            SequenceBlock(parts, expansion=0, dropout=0, rngs=0)
+
+
+# What can not be read inside jit
+
+
+def test_lengths_inside_jit_are_taken_as_the_nearest_possible():
+    _, call, _ = compiled()
+    x = features(3, T)
+    close(call(x, lengths=jnp.array([-2, 0, T + 9]))[0], call(x, lengths=jnp.array([1, 1, T]))[0])
+
+
+def test_unknown_tokens_inside_jit_are_nan_from_there_on():
+    _, call, _ = compiled(inputs=0, vocabulary=5, pooling="none", cells=("mingru",))
+    tokens = jnp.array([[0, 1, 2, 3, 4, 0, 1], [0, 1, -1, 3, 4, 0, 1], [0, 1, 2, 3, 5, 0, 1]])
+    logits, _ = call(tokens)
+    bad = np.isnan(np.asarray(logits))
+    assert bad.all(-1).sum(1).tolist() == [0, 5, 3]
+    assert bad.any(-1).sum(1).tolist() == [0, 5, 3]
+    close(logits[1, :2], logits[0, :2])
+
+
+def test_tokens_in_the_padding_are_never_read():
+    model, call, _ = compiled(inputs=0, vocabulary=5, cells=("mingru",))
+    tokens, lengths = np.array([[0, 1, 2, -1, 99]]), jnp.array([3])
+    expected = call(jnp.asarray(tokens[:, :3]))[0]
+    close(model(tokens, lengths=lengths)[0], expected)
+    close(call(jnp.asarray(tokens), lengths=lengths)[0], expected)
 
 
 # Inside other people's code
