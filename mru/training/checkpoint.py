@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 # Orbax is slow to import and not needed to use a cell, so each function that uses it imports it.
 
 
-def flatten(state: nnx.State) -> dict[str, jax.Array]:
+def flatten(state: nnx.State[Any, Any]) -> dict[str, jax.Array]:
     """The arrays of a state, or what stands for them, by dotted name, such as "blocks.0.cells.0.alpha"."""
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
-def unflatten(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+def unflatten(state: nnx.State[Any, Any], arrays: dict[str, jax.Array]) -> nnx.State[Any, Any]:
     """`state` with its arrays replaced by those of the same name."""
     flat = nnx.to_flat_state(state)
     return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
@@ -56,7 +56,7 @@ def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = 
             directory, options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
         )
 
-    def rank(metrics):
+    def rank(metrics: Any) -> float:
         return metrics[metric]
 
     best = policies.BestN(get_metric_fn=rank, reverse=goal == "min", n=1, keep_checkpoints_without_metrics=False)

@@ -74,7 +74,7 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
 class _Loader(yaml.SafeLoader):
     """YAML in which no key is given twice; by itself the last one would win."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:

@@ -27,7 +27,7 @@ def start_processes(config: DistributedConfig) -> None:
 
 def keep_programs() -> None:
     """Keep compiled programs between runs, unless JAX was told where to (`JAX_COMPILATION_CACHE_DIR`)."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         # Programs for CPU use the instructions of the machine that compiled them, so no two machines share a folder.
         jax.config.update("jax_compilation_cache_dir", str(cache / "mru" / platform.node()))
@@ -56,7 +56,7 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
     """Shardings of a tree of arrays: the last axis of every matrix over mesh axis `model` where it divides."""
     size = mesh.shape["model"]
 
-    def sharding(x):
+    def sharding(x: Any) -> NamedSharding:
         split = size > 1 and x.ndim >= 2 and x.shape[-1] % size == 0
         return NamedSharding(mesh, P(*[None] * (x.ndim - 1), "model") if split else P())
 

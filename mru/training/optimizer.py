@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 from flax import nnx
@@ -33,10 +35,10 @@ def adamw(
         b2: Decay of the second moment.
     """
 
-    def scaled(factor):
+    def scaled(factor: float) -> optax.ScalarOrSchedule:
         return (lambda count: factor * learning_rate(count)) if callable(learning_rate) else factor * learning_rate
 
-    def group(param):
+    def group(param: Any) -> str:
         if isinstance(param, StateParam):
             return "state"
         return "decayed" if param[...].ndim >= 2 else "plain"

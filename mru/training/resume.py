@@ -84,7 +84,7 @@ def newest(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[T
 
 
 @contextlib.contextmanager
-def _source(workdir: str) -> Iterator[tuple[Any, int, nnx.State]]:
+def _source(workdir: str) -> Iterator[tuple[Any, int, nnx.State[Any, Any]]]:
     """The checkpoints of a run to start from, the step to take, and what its model holds, without the arrays."""
     try:
         with checkpoint.opened(workdir) as (checkpoints, step):
@@ -104,7 +104,7 @@ def check_source(config: Config) -> None:
     if config.init_from is None:
         return
 
-    def shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+    def shapes(state: nnx.State[Any, Any]) -> dict[str, tuple[int, ...]]:
         return {name: x.shape for name, x in checkpoint.flatten(nnx.filter_state(state, nnx.Param)).items()}
 
     wanted = shapes(nnx.state(nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))))
@@ -139,7 +139,7 @@ def quiet_abandoned_reads() -> None:
     """When a read of a checkpoint fails, Orbax closes the event loop of the others; what these say of it is no news."""
     report = sys.unraisablehook
 
-    def hook(unraisable):
+    def hook(unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
             report(unraisable)
 

@@ -13,7 +13,7 @@ from typing import Any
 MARKERS, STYLES = "osD^v", ("-", "--", "-.", ":")
 
 
-def draw(summaries: list[dict], out: pathlib.Path) -> None:
+def draw(summaries: list[dict[str, Any]], out: pathlib.Path) -> None:
     """One curve a summary: its task's metric against the length, on the test set."""
     import matplotlib
 

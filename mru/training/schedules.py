@@ -19,7 +19,7 @@ Path = tuple[Any, ...]
 FIELDS = [field.name for field in dataclasses.fields(Ramp)]
 
 
-def ramps(state: nnx.State, changes: Mapping[str, Mapping[str, float]]) -> dict[Path, Ramp]:
+def ramps(state: nnx.State[Any, Any], changes: Mapping[str, Mapping[str, float]]) -> dict[Path, Ramp]:
     """The ramp of each scalar that moves, by its path in the state.
 
     Args:
@@ -46,7 +46,7 @@ def ramps(state: nnx.State, changes: Mapping[str, Mapping[str, float]]) -> dict[
     return found
 
 
-def complete(state: nnx.State, changes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def complete(state: nnx.State[Any, Any], changes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """All fields of the ramps by name, as they are written to config.yaml.
 
     A name whose scalars have different ramps stays as the config has it.
@@ -58,10 +58,10 @@ def complete(state: nnx.State, changes: Mapping[str, Mapping[str, float]]) -> di
     return found | {name: dataclasses.asdict(*same) for name, same in sorted(by_name.items()) if len(same) == 1}
 
 
-def set_to(state: nnx.State, moved: Mapping[Path, Ramp], step: jax.Array, steps: int) -> nnx.State:
+def set_to(state: nnx.State[Any, Any], moved: Mapping[Path, Ramp], step: jax.Array, steps: int) -> nnx.State[Any, Any]:
     """The state with each scheduled scalar at its value of this step."""
 
-    def at_step(path, leaf):
+    def at_step(path: Path, leaf: Any) -> Any:
         return leaf.replace(jnp.asarray(moved[path](step, steps), leaf[...].dtype)) if path in moved else leaf
 
     return nnx.from_flat_state([(path, at_step(path, leaf)) for path, leaf in nnx.to_flat_state(state)])

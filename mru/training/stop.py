@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,12 +16,12 @@ class Stopped(Exception):
 class Stop:
     """Remembers a SIGTERM or SIGINT, so that the loop can end where nothing is half done."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: str | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
-    def _receive(self, number, frame):
+    def _receive(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name

@@ -36,8 +36,8 @@ class TrainState:
         step: Steps done, int32.
     """
 
-    params: nnx.State
-    rest: nnx.State
+    params: nnx.State[Any, Any]
+    rest: nnx.State[Any, Any]
     optimizer: optax.OptState
     step: jax.Array
 
@@ -66,23 +66,23 @@ class Trainer:
             b2=o.b2,
         )
         self.key = jax.random.key(config.train.seed)
-        self.graphdef: nnx.GraphDef
-        self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)
+        self.graphdef: nnx.GraphDef[Any]
+        self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)  # type: ignore[misc]
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         self.ramps = schedules.ramps(rest, config.train.schedules)
         self.settled = max((ramp.arrival(steps) for ramp in self.ramps.values()), default=0)
         self.shardings = parameter_shardings(mesh, jax.eval_shape(self._initial))
         self.replicated = NamedSharding(mesh, P())
-        self.evaluation: Callable | None = None
+        self.evaluation: Callable[..., Any] | None = None
 
     def _model(self) -> Any:
         return self.config.make_model(nnx.Rngs(self.config.train.seed))
 
-    def _scheduled(self, rest: nnx.State, step: jax.Array) -> nnx.State:
+    def _scheduled(self, rest: nnx.State[Any, Any], step: jax.Array) -> nnx.State[Any, Any]:
         return schedules.set_to(rest, self.ramps, step, self.config.train.steps)
 
     def _initial(self) -> TrainState:
-        _, params, rest = nnx.split(self._model(), nnx.Param, ...)
+        _, params, rest = nnx.split(self._model(), nnx.Param, ...)  # type: ignore[misc]
         step = jnp.zeros((), jnp.int32)
         return TrainState(params, self._scheduled(rest, step), self.transform.init(params), step)
 
@@ -102,7 +102,7 @@ class Trainer:
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(self.key, state.step)
 
-        def loss_of(params):
+        def loss_of(params: nnx.State[Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
             outputs = self._outputs(nnx.merge(self.graphdef, params, state.rest), batch, rngs)
             metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
@@ -114,7 +114,7 @@ class Trainer:
         params, step = optax.apply_updates(state.params, updates), state.step + 1
         return TrainState(params, self._scheduled(state.rest, step), new, step), metrics
 
-    def compile(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable:
+    def compile(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable[..., Any]:
         """Several train steps in one call, batches (K, B, ...): the state after them and the metrics of each, (K,)."""
         many = jax.jit(
             lambda state, batches: jax.lax.scan(self._step, state, batches),
@@ -144,7 +144,7 @@ class Trainer:
         return {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
 
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        def sums(params, rest, batch):
+        def sums(params: Any, rest: Any, batch: Any) -> dict[str, jax.Array]:
             return self._sums(self._outputs(nnx.merge(self.graphdef, params, rest), batch), batch)
 
         if self.evaluation is None:
@@ -166,8 +166,8 @@ class Trainer:
             return _mean([self._evaluate(state, self.place(batch, 0)) for batch in batches])
 
     @functools.cached_property
-    def _chunk(self) -> Callable:
-        def outputs(params, rest, x, state, reset):
+    def _chunk(self) -> Callable[..., Any]:
+        def outputs(params: Any, rest: Any, x: Any, state: Any, reset: Any) -> Any:
             return nnx.merge(self.graphdef, params, rest)(x, state, reset=reset)
 
         return jax.jit(outputs, out_shardings=self.replicated)

@@ -90,7 +90,7 @@ def prepare(config: Config) -> None:
         raise UserError(f"workdir = {config.workdir}, allowed: a folder to write in; {error.strerror}") from None
 
 
-def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     changed = []
     for key in sorted({*before, *now} - set(PLACES if not prefix else ())):
         a, b = before.get(key), now.get(key)
