@@ -84,7 +84,7 @@ def draw(name, rng, batch, time, channels):
         op = Permuted(rng.integers(0, channels, shape), 0.8 * normal(*shape), normal(*shape))
         return op, lambda op, t, h: t(op.factor) * np.take_along_axis(h, t(op.index), -1) + t(op.offset)
     constant = name == "constant pairs"
-    blocks = 0.5 * normal(*(() if constant else shape[:-1]), channels, 2, 2)
+    blocks = 0.3 * normal(*(() if constant else shape[:-1]), channels, 2, 2)
 
     def pairs(op, t, h):
         m = op.blocks if constant else t(op.blocks, 4)

@@ -36,7 +36,8 @@ def test_the_library_needs_nothing_of_the_extras(tmp_path):
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True
     )
-    assert f"{len(mru.cells.names())} cells" in done.stdout
+    ours = [name for name in mru.cells.names() if not name.startswith("test_")]  # tests have cells of their own
+    assert f"{len(ours)} cells" in done.stdout
 
 
 def test_version():
