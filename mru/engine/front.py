@@ -41,7 +41,7 @@ def scan(
     forward mode (`jax.jvp`, `jax.linearize`, forward-over-reverse) use `method="autodiff"`.
 
     `method="auto"` picks by platform, at lowering: "sequential" on CPU, "pallas" (one kernel) on NVIDIA GPUs and
-    "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu.json. Where the
+    "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu-h200.json. Where the
     kernel can not run an operator, "associative" takes its place and the logger `mru.engine.methods` says why.
 
     Over a mesh with an axis `seq` (`jax.set_mesh`, or inside a `shard_map` over it) the time axis lies spread over its
