@@ -121,7 +121,7 @@ def zero_state(op: Operator) -> State:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*batch, *s.shape[axis:]), s.dtype), found)
 
 
-def reset(flags: Any, op: Operator) -> Array:
+def reset(given: Any, op: Operator) -> Array:
     """Flags (..., T), of the operator's batch and time.
 
     Raises:
@@ -129,11 +129,11 @@ def reset(flags: Any, op: Operator) -> Array:
     """
     axis, time = time_axis(op), time_of(op)
     moving = next(x for x, moves in zip(jax.tree.leaves(op), varies(op), strict=True) if moves)
-    flags, expected = jnp.asarray(flags), moving.shape[: axis + 1]
-    refusal = f"reset must be bool {expected}, got {flags.dtype} {flags.shape}"
-    if flags.dtype != bool or flags.ndim < 1 or flags.shape[-1] != time:
+    given, expected = jnp.asarray(given), moving.shape[: axis + 1]
+    refusal = f"reset must be bool {expected}, got {given.dtype} {given.shape}"
+    if given.dtype != bool or given.ndim < 1 or given.shape[-1] != time:
         raise ValueError(refusal)
     try:
-        return jnp.broadcast_to(flags, expected)
+        return jnp.broadcast_to(given, expected)
     except ValueError:
         raise ValueError(refusal) from None

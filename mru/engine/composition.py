@@ -39,7 +39,7 @@ class Composition(NamedTuple):
 
 
 def alone(op: Operator, reset: Array | None, reset_state: State | None) -> Composition:
-    """Single steps, not yet composed; `reset_state` has an axis for each of the flags'."""
+    """Single steps, not yet composed; `reset_state` has the batch and time axes that `reset` has."""
     if reset is None:
         return Composition(op)
 

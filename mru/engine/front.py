@@ -72,9 +72,9 @@ def scan(
     op = checks.operator(op)
     like = checks.zero_state(op)
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like) if h0 is None else checks.state(h0, like, "h0")
-    flags = None if reset is None else checks.reset(reset, op)
+    reset = None if reset is None else checks.reset(reset, op)
     restart = None
-    if flags is not None:
+    if reset is not None:
         restart = start if reset_state is None else checks.state(reset_state, like, "reset_state")
     elif reset_state is not None:
         checks.state(reset_state, like, "reset_state")
@@ -83,4 +83,4 @@ def scan(
         return jax.tree.map(lambda s: jnp.zeros((*s.shape[:axis], time, *s.shape[axis:]), s.dtype), like)
     if method != "autodiff":
         op, start, restart = reverse_only((op, start, restart))
-    return placement.run(method, reverse, op, start, restart, flags)
+    return placement.run(method, reverse, op, start, restart, reset)

@@ -66,11 +66,11 @@ def pullback(
         t = i if reverse else time - 1 - i
         before = decoded(given, at(h, jnp.clip(t + 1 if reverse else t - 1, 0, time - 1), axis), h0, reset_state)
         before = jax.tree.map(lambda x, start: jnp.where(i == time - 1, start, x), before, h0)
-        flag = None if reset is None else at(reset, t, axis)
-        before = select(flag, reset_state, before)
+        reset_now = None if reset is None else at(reset, t, axis)
+        before = select(reset_now, reset_state, before)
         total = jax.tree.map(jnp.add, at(g, t, axis), incoming)
-        found, incoming, back = backward_step(widen(part(op, t, axis), dtype), before, total, flag)
-        if flag is not None:
+        found, incoming, back = backward_step(widen(part(op, t, axis), dtype), before, total, reset_now)
+        if reset_now is not None:
             to_reset = jax.tree.map(jnp.add, to_reset, back)
         bars = [
             None if x is None else put(sums, x, t, axis) if moves else sums + x

@@ -83,14 +83,14 @@ def first_cotangent(
 
     def build(op: Operator, others: Any) -> Affine:
         # What a step hands to the one before it: J (g + what comes in), and nothing where a sequence starts.
-        before, g, flags = others
+        before, g, reset = others
         jacobian = widen(op, dtype).jacobian(before)
         maps = Affine(jacobian, jacobian * g)
-        if flags is None:
+        if reset is None:
             return maps
         nothing = jnp.zeros_like(maps.b)
         return Affine(
-            jacobian if jacobian.ndim == 1 else select(flags, nothing, jacobian), select(flags, nothing, maps.b)
+            jacobian if jacobian.ndim == 1 else select(reset, nothing, jacobian), select(reset, nothing, maps.b)
         )
 
     before = states_before(h, h0, reset, reset_state, time_axis(op), reverse)
@@ -155,14 +155,14 @@ def _gathered(composition: Composition, like: State, axis_name: str) -> tuple[An
     fits = host and all(jnp.issubdtype(x.dtype, jnp.inexact) and x.ndim <= like.ndim for x in leaves)
     if not fits:
         return jax.lax.all_gather(composition, axis_name), lambda device: device
-    flags = []
+    resets = []
     if composition.reset is not None:
         leaves[host[0]] = select(composition.reset, composition.value, leaves[host[0]])
-        flags = [select(composition.reset, jnp.ones_like(like), jnp.zeros_like(like))]
+        resets = [select(composition.reset, jnp.ones_like(like), jnp.zeros_like(like))]
 
     def unpacked(packed: Array) -> Composition:
         op = jax.tree.unflatten(tree, list(packed[: len(leaves)]))
-        return Composition(op, packed[host[0]], packed[-1] != 0) if flags else Composition(op)
+        return Composition(op, packed[host[0]], packed[-1] != 0) if resets else Composition(op)
 
-    packed = jnp.stack([*(jnp.zeros_like(like) + x for x in leaves), *flags])
+    packed = jnp.stack([*(jnp.zeros_like(like) + x for x in leaves), *resets])
     return jax.lax.all_gather(packed, axis_name), unpacked

@@ -249,7 +249,7 @@ def select(where: Array | None, x: Any, y: Any) -> Any:
 
     def one(x: Any, y: Any) -> Any:
         rank = max(jnp.ndim(x), jnp.ndim(y))
-        flags = where.reshape(where.shape + (1,) * (rank - where.ndim)) if where.ndim < rank else where
-        return jnp.where(flags, x, y)
+        wide = where.reshape(where.shape + (1,) * (rank - where.ndim)) if where.ndim < rank else where
+        return jnp.where(wide, x, y)
 
     return jax.tree.map(one, x, y)

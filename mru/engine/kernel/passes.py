@@ -37,13 +37,13 @@ def states(
         return widen(maps, real).in_kernel()
 
     def build(now: Any, fixed: Any) -> Any:
-        maps, flag = now
+        maps, reset_now = now
         maps = wide(maps).lower()
-        return maps if flag is None else maps.fold(fixed[0], flag)
+        return maps if reset_now is None else maps.fold(fixed[0], reset_now)
 
     def step(h: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
-        (maps, flag), (restart, start) = now, fixed
-        h = wide(maps).apply(select(flag, restart, h))
+        (maps, reset_now), (restart, start) = now, fixed
+        h = wide(maps).apply(select(reset_now, restart, h))
         return h, (h, given.encode(h, start, restart) if keep else None)
 
     reads = Reads(
@@ -68,23 +68,23 @@ def pullback(
     h, h0, reset_state = _sequences(h, shape), _rows(h0), _rows(reset_state)
 
     def parts(now: Any, fixed: Any) -> tuple[Any, Any, Any, Any]:
-        ((maps, flag, g), before), (restart, start) = now, fixed
+        ((maps, reset_now, g), before), (restart, start) = now, fixed
         before = decoded(given, before, start, restart)
-        return widen(maps, real), flag, g, select(flag, restart, before)
+        return widen(maps, real), reset_now, g, select(reset_now, restart, before)
 
     def build(now: Any, fixed: Any) -> Affine:
-        maps, flag, g, before = parts(now, fixed)
+        maps, reset_now, g, before = parts(now, fixed)
         jacobian = maps.jacobian(before)
         through = jacobian * g
         jacobian = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), jacobian, through)
         adjoint = Affine(jacobian, through)
-        return select(flag, jax.tree.map(jnp.zeros_like, adjoint), adjoint)
+        return select(reset_now, jax.tree.map(jnp.zeros_like, adjoint), adjoint)
 
     def step(carry: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
         incoming, to_reset, sums = carry
-        maps, flag, g, before = parts(now, fixed)
-        bars, incoming, back = backward_step(maps, before, g + incoming, flag)
-        if flag is not None:
+        maps, reset_now, g, before = parts(now, fixed)
+        bars, incoming, back = backward_step(maps, before, g + incoming, reset_now)
+        if reset_now is not None:
             to_reset = to_reset + back
         sums = [x + bar for x, bar in zip(sums, fields.of_constants(bars), strict=True)]
         return (incoming, to_reset, sums), fields.of_steps(bars)
