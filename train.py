@@ -25,7 +25,7 @@ from mru.training.batches import train_batches
 from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.log import Log
-from mru.training.messages import UserError, compiling, say
+from mru.training.messages import UserError, compiling, error_line, say
 from mru.training.progress import Clock, Progress
 from mru.training.report import report
 from mru.training.stop import Stop, Stopped
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(parse(argv, tasks.REGISTRY), argv)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
 
 

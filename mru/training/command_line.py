@@ -13,16 +13,22 @@ import typing
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
 from mru.registry import Registry
+from mru.training import plain_yaml
 from mru.training.config import Config, checked
 from mru.training.help import described, overview
-from mru.training.messages import UserError, explain, given, words
+from mru.training.lines import short
+from mru.training.messages import UserError, explain, given, no_field, words
 from mru.training.sections import RANGES, SECTIONS, ModelConfig
 from mru.training.task import Task
 
 USAGE = "python train.py --config FILE.yaml [--SECTION.FIELD VALUE ...]"
+# What may become the name of a folder, and leaves room for the names of what a run writes in it.
+LONGEST_NAME, LONGEST_PATH = 255, 3000
+# What jsonargparse reads of the values on the command line.
+set_loader("plain", plain_yaml.load, (plain_yaml.NotPlain,))
 
 
 class Fields(NamedTuple):
@@ -43,6 +49,7 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     Raises:
         UserError: Something in it does not fit.
     """
+    _require_text(argv)
     asked = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     asked.add_argument("--config", action="append", default=[])
     asked.add_argument("--task.name", dest="name")
@@ -53,7 +60,7 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if len(known.config) > 1:
-        raise UserError(f"--config is given twice, as {' and '.join(known.config)}; one file is read")
+        raise UserError(f"--config is given twice, as {' and '.join(map(short, known.config))}; one file is read")
     content = read(known.config[0]) if known.config else {}
     kind = _task(known.name or content.get("task", {}).get("name"), tasks, may_be_missing=known.help)
     fields = make_parser(kind, tasks)
@@ -71,15 +78,11 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     return config
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key is given twice; by itself the last one would win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+def _require_text(argv: list[str]) -> None:
+    """Refuse arguments that no file could hold as text: what is not UTF-8 comes in as lone surrogates."""
+    for word in argv:
+        if "\0" in word or word != word.encode(errors="replace").decode():
+            raise UserError(f"the argument {short(word)}, allowed: UTF-8 text")
 
 
 def read(path: str) -> dict[str, Any]:
@@ -89,19 +92,35 @@ def read(path: str) -> dict[str, Any]:
         UserError: It can not be read, or is no mapping of sections.
     """
     try:
-        content = yaml.load(pathlib.Path(path).read_text(), _Loader)
+        content = plain_yaml.read(path)
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--config {path} is not YAML: {error}") from None
+        raise UserError(f"--config {short(path)}: {error.strerror}") from None
+    except plain_yaml.NotPlain as error:
+        raise UserError(f"--config {short(path)} is not YAML of plain data: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold a mapping with keys such as task and model")
+        raise UserError(f"--config {short(path)} must hold a mapping with keys such as task and model")
     for section in ("task", *SECTIONS):
         if not isinstance(content.get(section, {}), dict):
-            raise UserError(f"{section} = {content[section]!r}, allowed: a mapping of its fields to their values")
+            held = short(repr(content[section]))
+            raise UserError(f"{section} = {held}, allowed: a mapping of its fields to their values")
     if "config" in content:
-        raise UserError(f"config = {content['config']} in {path}, allowed: --config on the command line only")
+        raise UserError(
+            f"config = {short(content['config'])} in {short(path)}, allowed: --config on the command line only"
+        )
     return content
+
+
+def _require_fields(fields: Fields, content: dict[str, Any]) -> None:
+    """Refuse names in a file that are no fields, and dotted ones, which jsonargparse would merge with their section."""
+    known = {"task", *SECTIONS, *fields.hints}
+    for key, value in content.items():
+        section, dot, field = key.partition(".")
+        if dot and key in fields.hints:
+            raise UserError(f"{key} = {short(value)} in a file, allowed: {section}: {{{field}: ...}}")
+        inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) and key not in fields.hints else []
+        for name in inner or [key]:
+            if name not in known:
+                raise UserError(no_field(name, fields.hints, fields.helps, [], content))
 
 
 def _task(name: Any, tasks: Registry[Task], may_be_missing: bool) -> type[Task] | None:
@@ -111,7 +130,7 @@ def _task(name: Any, tasks: Registry[Task], may_be_missing: bool) -> type[Task] 
     if name is None:
         raise UserError(f"task.name is missing, allowed: {', '.join(tasks.names())}")
     if name not in tasks.names():
-        raise UserError(f"task.name = {name!r}, allowed: {', '.join(tasks.names())}")
+        raise UserError(f"task.name = {short(repr(name))}, allowed: {', '.join(tasks.names())}")
     try:
         return tasks.get(name)
     except ValueError as error:
@@ -127,6 +146,7 @@ def make_parser(kind: type[Task] | None, tasks: Registry[Task]) -> Fields:
         exit_on_error=False,
         allow_abbrev=False,
         add_help=False,
+        parser_mode="plain",
     )
     fields = Fields(parser, {"workdir": str, "init_from": str | None}, {})
     parser.add_argument("--config", type=str, help="YAML file; the other arguments override it.")
@@ -168,6 +188,7 @@ def _is_plain(hint: Any) -> bool:
 
 def _values(fields: Fields, argv: list[str], content: dict[str, Any]) -> dict[str, Any]:
     """The values of all fields: from the file, and the arguments over it."""
+    _require_fields(fields, content)
     try:
         held = fields.parser.parse_object(copy.deepcopy(content), _skip_required=True)
         values = fields.parser.parse_args(argv, namespace=held).as_dict()
@@ -182,8 +203,8 @@ def _values(fields: Fields, argv: list[str], content: dict[str, Any]) -> dict[st
 
 
 def _config(kind: type[Task], values: dict[str, Any]) -> Config:
-    if values["workdir"] == "":
-        raise UserError("workdir = '', allowed: a folder")
+    for name in ("workdir", "init_from"):
+        _require_path(name, values[name])
     workdir = values["workdir"] or _workdir(values["config"] or f"configs/{values['task']['name']}.yaml")
     options = {name: value for name, value in values["task"].items() if name != "name"}
     try:
@@ -192,6 +213,16 @@ def _config(kind: type[Task], values: dict[str, Any]) -> Config:
         return checked(Config(task=task, **sections, workdir=pathlib.Path(workdir), init_from=values["init_from"]))
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _require_path(name: str, path: str | None) -> None:
+    if path == "":
+        raise UserError(f"{name} = '', allowed: a folder")
+    if path is not None:
+        longest = max(len(part.encode()) for part in path.split("/"))
+        if longest > LONGEST_NAME or len(path.encode()) > LONGEST_PATH:
+            allowed = f"a path of at most {LONGEST_PATH:,} bytes, and names in it of {LONGEST_NAME}"
+            raise UserError(f"{name} = {short(path)}, allowed: {allowed}")
 
 
 def _workdir(config: str) -> str:

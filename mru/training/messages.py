@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from mru.training.lines import cut, printable, short
 from mru.training.sections import RANGES, SECTIONS, Plain
 
 
@@ -21,12 +22,17 @@ class UserError(Exception):
     """A mistake of the user's, told in one line; exit code 2."""
 
 
+def error_line(error: Exception) -> str:
+    """What is printed of a mistake: one line of fewer than 300 characters, all of them printable."""
+    return cut(printable(" ".join(f"error: {error}".split())), 299)
+
+
 def say(message: str) -> None:
     """A line for people, from process 0, above the progress bar if there is one."""
     from tqdm import tqdm
 
     if jax.process_index() == 0:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
 
 
@@ -69,13 +75,13 @@ def given(name: str, argv: list[str], content: dict[str, Any]) -> str:
     for number in reversed(range(len(argv))):
         option, equals, value = argv[number].partition("=")
         if option == f"--{name}" or option.startswith(f"--{name}."):
-            return f"{option[2:]} = {value if equals else ' '.join(argv[number + 1 : number + 2])}"
+            return f"{short(option[2:])} = {short(value if equals else ' '.join(argv[number + 1 : number + 2]))}"
     found: Any = content
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
-            return name
+            return short(name)
         found = found[part]
-    return f"{name} = {found}"
+    return f"{short(name)} = {short(found)}"
 
 
 def suggestion(name: str, fields: dict[str, str]) -> str | None:
@@ -114,13 +120,16 @@ def explain(message: str, hints: dict[str, Any], helps: dict[str, str], argv: li
     wrong = re.match(r'Parser key "([\w.]+)"', message)
     if wrong and wrong[1] in hints:
         return f"{given(wrong[1], argv, content)}, allowed: {words(hints[wrong[1]])}"
-    unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", message)
-    if unknown:
-        name = unknown[1] or unknown[2]
-        section = name.partition(".")[0]
-        near = [field for field in hints if field.startswith(f"{section}.")]
-        allowed = ", ".join(near or ["task", *SECTIONS, "workdir", "init_from"])
-        meant = suggestion(name, helps)
-        meant = f"; did you mean --{meant}?" if meant else ","
-        return f"{given(name, argv, content)} is not a field{meant} allowed: {allowed}"
+    if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        return no_field(unknown[1], hints, helps, argv, content)
     return message
+
+
+def no_field(name: str, hints: dict[str, Any], helps: dict[str, str], argv: list[str], content: Any) -> str:
+    """That a name which was given is not one of a field; the arguments are those of `explain`."""
+    section = name.partition(".")[0]
+    near = [field for field in hints if field.startswith(f"{section}.")]
+    allowed = ", ".join(near or ["task", *SECTIONS, "workdir", "init_from"])
+    meant = suggestion(name, helps)
+    meant = f"; did you mean --{meant}?" if meant else ","
+    return f"{given(name, argv, content)} is not a field{meant} allowed: {allowed}"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mru.cells._base import Ramp, Scheduled
+from mru.training.lines import short
 
 Path = tuple[Any, ...]
 FIELDS = [field.name for field in dataclasses.fields(Ramp)]
@@ -80,4 +81,4 @@ def _changed(name: str, own: Ramp | None, fields: Mapping[str, float]) -> Ramp:
 
 
 def _wrong(name: str, value: Any, allowed: str) -> str:
-    return f"train.schedules.{name} = {value}, allowed: {allowed}"
+    return f"train.schedules.{short(name)} = {short(value)}, allowed: {allowed}"

@@ -9,9 +9,11 @@ import re
 import typing
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 import mru.cells
+from mru.training.lines import short
 
 # What an option of a cell may be. No field below has a class or `Any` for its type: for a class jsonargparse imports,
 # and for `Any` it also calls, whatever a mapping in the config names as its `class_path`.
@@ -25,12 +27,15 @@ RANGES: dict[Any, str] = {
     PositiveFloat: "a number > 0",
     NonNegativeFloat: "a number >= 0",
 }
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Section:
     """A section of the config."""
 
     section: ClassVar[str]
+    # JAX counts in int32. Fields whose integers may have more bits than its 31:
+    bits: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self) -> None:
         """Checks every number against its type, then what the section itself knows of its fields.
@@ -42,7 +47,11 @@ class Section:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            self._require(name, math.isfinite(value), "a finite number")
+            self._require(name, abs(value) <= FLOAT32_MAX, "a finite number of 32 bits")
+            below = self.bits.get(name, 31)
+            self._require(
+                name, isinstance(value, float) or value < 2**below, f"below 2^{below}, as JAX counts in int32"
+            )
             for kind in {hint, *typing.get_args(hint)} & set(RANGES):
                 self._require(name, value > 0 or (value == 0 and "=" in RANGES[kind]), RANGES[kind])
         self._check()
@@ -52,7 +61,7 @@ class Section:
 
     def _require(self, field: str, valid: bool, allowed: str) -> None:
         if not valid:
-            raise ValueError(f"{self.section}.{field} = {getattr(self, field)}, allowed: {allowed}")
+            raise ValueError(f"{self.section}.{field} = {short(getattr(self, field))}, allowed: {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +115,7 @@ class ModelConfig(Section):
         self._require("cells", self.blocks != [], "at least one name")
         for name in self.names:
             if name not in mru.cells.names():
-                given = name or "''"
+                given = short(name) or "''"
                 raise ValueError(f"model.cells = {given}, allowed: names of {', '.join(mru.cells.names())}")
         _known("model.options", self.options, self.names)
         for name, options in self.options.items():
@@ -164,6 +173,7 @@ class TrainConfig(Section):
     """
 
     section: ClassVar[str] = "train"
+    bits: ClassVar[dict[str, int]] = {"seed": 32}
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
@@ -177,14 +187,12 @@ class TrainConfig(Section):
     def dispatch(self, start: int = 0) -> int:
         """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""
         common = math.gcd(self.steps, min(self.eval_every, self.steps), start)
-        return max(k for k in range(1, (self.steps_per_dispatch or 10) + 1) if common % k == 0)
+        divisors = (k for d in range(1, math.isqrt(common) + 1) if common % d == 0 for k in (d, common // d))
+        return max(k for k in divisors if k <= (self.steps_per_dispatch or 10))
 
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""
         return step % self.eval_every == 0 or step == self.steps
-
-    def _check(self) -> None:
-        self._require("seed", self.seed < 2**32, "below 2^32, as JAX keeps no more of it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,4 +258,4 @@ def _known(where: str, given: dict[str, Any], allowed: list[str]) -> None:
     for name, value in given.items():
         if name not in allowed:
             names = ", ".join(dict.fromkeys(allowed))
-            raise ValueError(f"{where}.{name} = {value} is not a field, allowed: {names or 'none'}")
+            raise ValueError(f"{where}.{short(name)} = {short(value)} is not a field, allowed: {names or 'none'}")
