@@ -17,10 +17,9 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, estimate, provenance, resume, workdir
 from mru.training.batches import train_batches
 from mru.training.command_line import parse
 from mru.training.config import Config
@@ -53,7 +52,7 @@ def run(config: Config, argv: list[str]) -> int:
     devices.keep_programs()
     mesh = devices.make_mesh(config.mesh, config.train.batch_size)
     try:
-        config.task.examples("train", np.zeros(1, np.int64))
+        estimate.check(config, mesh)
     except MissingData as error:
         raise UserError(str(error)) from None
     if workdir.is_complete(config, before):

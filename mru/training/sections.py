@@ -120,6 +120,10 @@ class ModelConfig(Section):
         _known("model.options", self.options, self.names)
         for name, options in self.options.items():
             _known(f"model.options.{name}", options, list(cell_options(mru.cells.get(name))))
+            for option, value in options.items():
+                for number in value if isinstance(value, list) else [value]:
+                    if isinstance(number, float) and FLOAT32_MAX < abs(number) < math.inf:
+                        raise ValueError(f"model.options.{name}.{option} = {number}, allowed: numbers of 32 bits")
 
 
 @dataclasses.dataclass(frozen=True)
