@@ -17,7 +17,7 @@ from mru.training.lines import short
 
 LARGEST = 2**18  # Bytes of a text,
 DEEPEST = 50  # mappings and lists inside of each other,
-MOST = 2_000  # values, where one that an alias repeats counts each time: jsonargparse takes time in their square,
+MOST = 20_000  # values, where one that an alias repeats counts each time,
 DIGITS = 100  # characters of a number; Python itself refuses to print 5,000.
 
 TAG = "tag:yaml.org,2002:"

@@ -7,27 +7,31 @@ import inspect
 import math
 import re
 import typing
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 import mru.cells
 from mru.training.lines import short
 
-# What an option of a cell may be. No field below has a class or `Any` for its type: for a class jsonargparse imports,
-# and for `Any` it also calls, whatever a mapping in the config names as its `class_path`.
+# What an option of a cell may be. No field below has a class for its type: a config would then say what is made.
 Scalar = bool | int | float | str | None
 Plain = Scalar | list[Scalar]
 
-# Numbers in a range, as jsonargparse reads them, in words.
+# Numbers in a range, and the range in words.
+PositiveInt = Annotated[int, "an integer > 0"]
+NonNegativeInt = Annotated[int, "an integer >= 0"]
+PositiveFloat = Annotated[float, "a number > 0"]
+NonNegativeFloat = Annotated[float, "a number >= 0"]
 RANGES: dict[Any, str] = {
-    PositiveInt: "an integer > 0",
-    NonNegativeInt: "an integer >= 0",
-    PositiveFloat: "a number > 0",
-    NonNegativeFloat: "a number >= 0",
+    kind: typing.get_args(kind)[1] for kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat)
 }
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def in_range(value: float, kind: Any) -> bool:
+    """Whether a number is in one of `RANGES`."""
+    return value > 0 or (value == 0 and "=" in RANGES[kind])
 
 
 class Section:
@@ -43,7 +47,7 @@ class Section:
         Raises:
             ValueError: One line with the field, its value and what is allowed.
         """
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -53,7 +57,7 @@ class Section:
                 name, isinstance(value, float) or value < 2**below, f"below 2^{below}, as JAX counts in int32"
             )
             for kind in {hint, *typing.get_args(hint)} & set(RANGES):
-                self._require(name, value > 0 or (value == 0 and "=" in RANGES[kind]), RANGES[kind])
+                self._require(name, in_range(value, kind), RANGES[kind])
         self._check()
 
     def _check(self) -> None:
@@ -112,7 +116,7 @@ class ModelConfig(Section):
     def _check(self) -> None:
         self._require("dropout", self.dropout < 1, "at least 0 and below 1")
         self._require("positions", self.positions % 2 == 0, "an even number")
-        self._require("cells", self.blocks != [], "at least one name")
+        self._require("cells", 1 <= len(self.names) <= 1000, "at least one name, and no more than 1,000")
         for name in self.names:
             if name not in mru.cells.names():
                 given = short(name) or "''"

@@ -152,7 +152,8 @@ def _bomb(rng: random.Random) -> bytes:
             f"[&a0 {{x: 1}}, {', '.join(f'&{b} {{<<: [*{a}, *{a}], {b}: *{a}}}' for a, b in pairs)}]",
             opened * many + rng.choice([closed * many, ""]),
             "{a: " * many + rng.choice(["1" + "}" * many, ""]),
-            f"[{'lru, ' * min(many, 100)}]",
+            f"[{'lru, ' * min(many, 20)}]",
+            f"[{'lru, ' * (1000 + many)}]",
             f"[{'gpt, ' * many}]",
             rng.choice(["x", "9", "? ", "- ", "\u202e"]) * many,
         ]
