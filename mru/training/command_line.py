@@ -85,14 +85,14 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
 def split(argv: list[str]) -> Arguments:
     """The words of a command line, each option with what follows it or stands behind its equals sign."""
     found: Arguments = []
-    words = collections.deque(argv)
-    while words:
-        word = words.popleft()
+    rest = collections.deque(argv)
+    while rest:
+        word = rest.popleft()
         option, equals, text = word.partition("=")
         if word.startswith("--") and equals:
             found.append((option, text))
-        elif word.startswith("--") and words and not words[0].startswith("--"):
-            found.append((word, words.popleft()))
+        elif word.startswith("--") and rest and not rest[0].startswith("--"):
+            found.append((word, rest.popleft()))
         else:
             found.append((word, None))
     return found
