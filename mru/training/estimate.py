@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 # Examples of a point of the retention curve that are made at a time.
 RETENTION_ROWS = 16
+PARAMETERS, ACTIVATIONS, BATCHES = "parameters, gradients and moments", "activations", "batches"
 # By what is needed: the settings that make it smaller.
 SMALLER = {
-    "parameters": "model.width, model.state_size or model.expansion",
-    "activations": "train.batch_size, model.width or the length of the task",
-    "batches": "train.batch_size, train.steps_per_dispatch or the length of the task",
+    PARAMETERS: "model.width, model.state_size or model.expansion",
+    ACTIVATIONS: "train.batch_size, model.width or the length of the task",
+    BATCHES: "train.batch_size, train.steps_per_dispatch or the length of the task",
 }
 
 
@@ -49,7 +50,9 @@ def check_cells(config: Config) -> None:
     model, limit = config.model, host_memory()
     for name in dict.fromkeys(model.names):
         options = model.options.get(name, {})
-        needed = mru.cells.get(name).host_bytes(model.width, model.state_size, **options)
+        kind = mru.cells.get(name)
+        # What else a package may have given the name to is refused, with a reason, as the model is made.
+        needed = kind.host_bytes(model.width, model.state_size, **options) if issubclass(kind, mru.cells.Cell) else 0
         if limit is not None and needed > limit:
             raise UserError(
                 f"model.state_size = {model.state_size}: to make {name}, at least {size(needed)} of host memory are "
@@ -64,9 +67,9 @@ def check(config: Config, mesh: Mesh) -> None:
         UserError: They do not; the message says what is needed, what there is, and which settings to lower.
         MissingData: The data set of the task has not been prepared.
     """
-    on_device = {"parameters": parameters(config, mesh), "activations": activations(config, mesh)}
+    on_device = {PARAMETERS: parameters(config, mesh), ACTIVATIONS: activations(config, mesh)}
     examples = config.train.batch_size // jax.process_count() * config.train.dispatch()
-    on_host = {"batches": 2 * examples * example(config.task)}
+    on_host = {BATCHES: 2 * examples * example(config.task)}
     devices, host = jax.local_devices(), host_memory()
     if devices[0].platform == "cpu":
         on_host |= {name: len(devices) * needed for name, needed in on_device.items()}
