@@ -17,15 +17,14 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, estimate, provenance, resume, workdir
 from mru.training.batches import train_batches
 from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.log import Log
-from mru.training.messages import UserError, compiling, say
+from mru.training.messages import UserError, compiling, error_line, say
 from mru.training.progress import Clock, Progress
 from mru.training.report import report
 from mru.training.stop import Stop, Stopped
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(parse(argv, tasks.REGISTRY), argv)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
 
 
@@ -53,7 +52,7 @@ def run(config: Config, argv: list[str]) -> int:
     devices.keep_programs()
     mesh = devices.make_mesh(config.mesh, config.train.batch_size)
     try:
-        config.task.examples("train", np.zeros(1, np.int64))
+        estimate.check(config, mesh)
     except MissingData as error:
         raise UserError(str(error)) from None
     if workdir.is_complete(config, before):

@@ -14,6 +14,7 @@ from jax import Array
 import mru.training
 from mru.registry import Registry
 from mru.training import ENDLESS, SPLITS
+from mru.training.lines import short
 
 REGISTRY: Registry[mru.training.Task] = Registry("task", "mru.tasks")
 
@@ -58,22 +59,24 @@ class Task(mru.training.Task):
             try:
                 replace(self, retention=(), **{self.retention_option: length})
             except ValueError as error:
-                raise ValueError(f"task.retention = {self.retention!r}, of which {error}") from None
+                raise ValueError(f"task.retention = {short(repr(self.retention))}, of which {error}") from None
 
     def _validate(self) -> None:
         """Checks each option by itself; a subclass extends it by its own."""
-        self._require_integer("seed", 0)
+        self._require_integer("seed", 0, bits=63)
         if not self.retention_option:
             self._require("retention", not self.retention, "() as this task has one length only")
 
     def _require(self, option: str, valid: bool, allowed: str) -> None:
         if not valid:
-            raise ValueError(f"task.{option} = {getattr(self, option)!r}, allowed for {self.name}: {allowed}")
+            raise ValueError(
+                f"task.{option} = {short(repr(getattr(self, option)))}, allowed for {self.name}: {allowed}"
+            )
 
-    def _require_integer(self, option: str, low: int) -> None:
+    def _require_integer(self, option: str, low: int, bits: int = 31) -> None:
         value = getattr(self, option)
-        valid = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
-        self._require(option, valid, f"an integer >= {low}")
+        valid = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**bits
+        self._require(option, valid, f"an integer >= {low}, below 2^{bits}")
 
     def at(self, length: int) -> Self:
         """The same task at another length, for a retention curve.

@@ -49,7 +49,7 @@ class Digits(Task, name="digits"):
     def _validate(self) -> None:
         super()._validate()
         if self.permutation_seed is not None:
-            self._require_integer("permutation_seed", 0)
+            self._require_integer("permutation_seed", 0, bits=63)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -49,7 +49,8 @@ class Evidence(Generated, name="evidence"):
         self._require_integer("cue", 1)
         self._require_integer("delay", 0)
         for option in ("mean", "noise"):
-            self._require(option, 0 < getattr(self, option) < math.inf, "a finite number > 0")
+            valid = 0 < getattr(self, option) <= np.finfo(np.float32).max
+            self._require(option, bool(valid), "a finite number > 0 of 32 bits")
 
     @property
     def length(self) -> int:

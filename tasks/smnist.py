@@ -103,7 +103,7 @@ class PermutedMNIST(SequentialMNIST, name="psmnist"):
 
     def _validate(self) -> None:
         super()._validate()
-        self._require_integer("permutation_seed", 0)
+        self._require_integer("permutation_seed", 0, bits=63)
 
     @property
     def order(self) -> np.ndarray:

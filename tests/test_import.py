@@ -12,7 +12,7 @@ from flax import nnx
 import mru
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["tensorflow_datasets", "tensorflow", "matplotlib", "sklearn", "grain", "orbax", "jsonargparse", "tensorboardX"]
+HEAVY = ["tensorflow_datasets", "tensorflow", "matplotlib", "sklearn", "grain", "orbax", "tensorboardX"]
 
 
 def modules_after(statement):

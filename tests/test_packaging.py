@@ -29,7 +29,7 @@ def test_the_library_needs_nothing_of_the_extras(tmp_path):
         arrays = checkpoint.flatten(state)
         checkpoint.save(checkpoints, 1, model=arrays, train=arrays, about={"model": arguments}, metrics={"mse": 1.0})
     hidden = module_names(PROJECT["optional-dependencies"]["train"])
-    assert "jsonargparse" in hidden
+    assert "grain" in hidden
     assert not hidden & module_names(PROJECT["dependencies"])
     program = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); exec(open(sys.argv.pop(1)).read())"
     command = [sys.executable, "-c", program, str(ROOT / "tests" / "base_install.py"), str(tmp_path)]

@@ -71,6 +71,8 @@ def assert_refused(code, text, parts):
     assert code == 2, text
     assert len(lines) == 1, text
     assert lines[0].startswith("error: ")
+    assert len(lines[0]) < 300, text
+    assert lines[0].isprintable(), text
     for part in parts:
         assert part in lines[0]
     for noise in ("Traceback", "jsonargparse", "Parser key", "<class", "Union", "typing."):

@@ -121,6 +121,15 @@ class Cell(nnx.Module):
         rngs = as_rngs(rngs)  # once: from one seed both directions would be the same cell
         return Bidirectional(cls(*args, rngs=rngs, **options), cls(*args, rngs=rngs, **options))
 
+    @classmethod
+    def host_bytes(cls, features: int, state_size: int, **options: Any) -> int:
+        """Bytes of host memory that making a cell with these arguments takes for sure, beside its parameters.
+
+        Training asks before it makes one, and refuses what does not fit; a cell whose constructor computes with large
+        arrays of its own says so here.
+        """
+        return 0
+
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
         """The state before the first step: a pytree of arrays whose shapes begin with `batch_shape`."""
         raise NotImplementedError

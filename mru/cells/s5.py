@@ -118,6 +118,11 @@ class S5(ScanCell, name="s5"):
         """Both directions with one A and B, see `BidirectionalS5`."""
         return BidirectionalS5(*args, rngs=rngs, **options)
 
+    @classmethod
+    def host_bytes(cls, features: int, state_size: int, *, blocks: int = 1, **options: Any) -> int:
+        """The matrices of a HiPPO block as its eigenvectors are found: two real ones, and two complex ones."""
+        return 48 * (state_size // max(blocks, 1)) ** 2
+
     def discretize(self, steps: Array | None = None, dtype: DTypeLike = jnp.float32) -> tuple[Array, Array]:
         """The coefficient a and the input scale s of h -> a h + s (B x).
 

@@ -14,7 +14,8 @@ from typing import Any
 from flax import nnx
 
 from mru.model import SequenceModel
-from mru.training import schedules
+from mru.training import estimate, schedules
+from mru.training.lines import short
 from mru.training.sections import (
     SECTIONS,
     DistributedConfig,
@@ -64,9 +65,13 @@ def checked(config: Config) -> Config:
 
     Raises:
         ValueError: A rule does not hold, or such a model can not be built.
+        UserError: There is not enough memory to build it.
     """
     model, task, mesh = config.model, config.task, config.mesh
     pooling = model.pooling or task.pooling
+    for steps in (task.length, *(task.at(length).length for length in task.retention)):
+        if steps >= 2**31:
+            raise ValueError(f"task = {task.name} of {steps:,} steps, allowed: below 2^31, as JAX counts in int32")
     if task.length % mesh.seq:
         raise ValueError(f"mesh.seq = {mesh.seq}, allowed: a divisor of the {task.length} steps of {task.name}")
     if (pooling == "none") != (task.pooling == "none"):
@@ -78,9 +83,10 @@ def checked(config: Config) -> Config:
             "model.bidirectional = True, allowed: false, or task.retention = []: that curve is streamed step by step"
         )
     try:
+        estimate.check_cells(config)
         built = nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))
-    except (ValueError, TypeError, ArithmeticError) as error:
-        options = f" with options {model.options}" if model.options else ""
+    except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        options = f" with options {short(model.options)}" if model.options else ""
         raise ValueError(f"model{options}: {error}") from None
     complete = schedules.complete(nnx.state(built), config.train.schedules)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, schedules=complete))

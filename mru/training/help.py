@@ -11,6 +11,7 @@ from typing import Any
 
 import mru.cells
 from mru.registry import Registry
+from mru.training.messages import words
 from mru.training.sections import cell_options
 from mru.training.task import Task
 
@@ -22,6 +23,24 @@ def described(docs: Iterable[str | None], name: str) -> str:
         if found:
             return " ".join(found[1].split())
     return ""
+
+
+def usage(hints: dict[str, Any], helps: dict[str, str], defaults: dict[str, Any]) -> str:
+    """How `train.py` is called, and every field with its type, its default, and what is said of it.
+
+    Args:
+        hints: Types of the fields by their dotted names.
+        helps: What is said of them.
+        defaults: Values of those that need not be given.
+    """
+    command = "usage: python train.py --config FILE.yaml [--SECTION.FIELD VALUE ...]"
+    rows: dict[str, list[tuple[str, str]]] = {"the run": [("--config", "YAML file; the other arguments override it.")]}
+    rows["the run"].append(("--print_config", "Print the whole config and leave."))
+    for name, hint in hints.items():
+        default = defaults.get(name, "none, it must be given")
+        text = f"{helps[name]} ({words(hint)}; default: {'null' if default is None else default})"
+        rows.setdefault(name.rpartition(".")[0] or "the run", []).append((f"--{name}", text))
+    return "\n\n".join([command, *(_table(f"{section}:", fields) for section, fields in rows.items())])
 
 
 def overview(kind: type[Task] | None, tasks: Registry[Task], cells: list[str]) -> str:

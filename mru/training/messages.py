@@ -14,11 +14,20 @@ from typing import Any
 
 import jax
 
+from mru.training.lines import cut, printable, short
 from mru.training.sections import RANGES, SECTIONS, Plain
+
+# The options of a command line, each with its value if it has one.
+Arguments = list[tuple[str, str | None]]
 
 
 class UserError(Exception):
     """A mistake of the user's, told in one line; exit code 2."""
+
+
+def error_line(error: Exception) -> str:
+    """What is printed of a mistake: one line of fewer than 300 characters, all of them printable."""
+    return cut(printable(" ".join(f"error: {error}".split())), 299)
 
 
 def say(message: str) -> None:
@@ -26,7 +35,7 @@ def say(message: str) -> None:
     from tqdm import tqdm
 
     if jax.process_index() == 0:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
 
 
@@ -64,18 +73,17 @@ def words(hint: Any) -> str:
     return str(hint)
 
 
-def given(name: str, argv: list[str], content: dict[str, Any]) -> str:
+def given(name: str, arguments: Arguments, content: dict[str, Any]) -> str:
     """NAME = VALUE as it was given, for a dotted name or what is in it, on the command line or else in the file."""
-    for number in reversed(range(len(argv))):
-        option, equals, value = argv[number].partition("=")
-        if option == f"--{name}" or option.startswith(f"--{name}."):
-            return f"{option[2:]} = {value if equals else ' '.join(argv[number + 1 : number + 2])}"
+    for option, text in reversed(arguments):
+        if text is not None and (option == f"--{name}" or option.startswith(f"--{name}.")):
+            return f"{short(option[2:])} = {short(text)}"
     found: Any = content
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
-            return name
+            return short(name)
         found = found[part]
-    return f"{name} = {found}"
+    return f"{short(name)} = {'null' if found is None else short(found)}"
 
 
 def suggestion(name: str, fields: dict[str, str]) -> str | None:
@@ -101,26 +109,21 @@ def suggestion(name: str, fields: dict[str, str]) -> str | None:
     return min(found, key=found.__getitem__) if found else None
 
 
-def explain(message: str, hints: dict[str, Any], helps: dict[str, str], argv: list[str], content: Any) -> str:
-    """jsonargparse's message in our words.
+def no_field(
+    name: str, hints: dict[str, Any], helps: dict[str, str], arguments: Arguments, content: dict[str, Any]
+) -> str:
+    """That there is no field of a name.
 
     Args:
-        message: What it said.
+        name: What was given.
         hints: Types of the fields by their dotted names.
         helps: Their help.
-        argv: The command line.
+        arguments: The command line.
         content: What the config file holds.
     """
-    wrong = re.match(r'Parser key "([\w.]+)"', message)
-    if wrong and wrong[1] in hints:
-        return f"{given(wrong[1], argv, content)}, allowed: {words(hints[wrong[1]])}"
-    unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", message)
-    if unknown:
-        name = unknown[1] or unknown[2]
-        section = name.partition(".")[0]
-        near = [field for field in hints if field.startswith(f"{section}.")]
-        allowed = ", ".join(near or ["task", *SECTIONS, "workdir", "init_from"])
-        meant = suggestion(name, helps)
-        meant = f"; did you mean --{meant}?" if meant else ","
-        return f"{given(name, argv, content)} is not a field{meant} allowed: {allowed}"
-    return message
+    section = name.partition(".")[0]
+    near = [field for field in hints if field.startswith(f"{section}.")]
+    allowed = ", ".join(near or ["task", *SECTIONS, "workdir", "init_from"])
+    meant = suggestion(name, helps)
+    meant = f"; did you mean --{meant}?" if meant else ","
+    return f"{given(name, arguments, content)} is not a field{meant} allowed: {allowed}"

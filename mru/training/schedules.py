@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mru.cells._base import Ramp, Scheduled
+from mru.training.lines import short
+from mru.training.sections import FLOAT32_MAX
 
 Path = tuple[Any, ...]
 FIELDS = [field.name for field in dataclasses.fields(Ramp)]
@@ -72,12 +74,12 @@ def _changed(name: str, own: Ramp | None, fields: Mapping[str, float]) -> Ramp:
     if missing:
         raise ValueError(_wrong(name, fields, f"all of {', '.join(FIELDS)}, as this scalar has no ramp of its own"))
     ramp = Ramp(**fields) if own is None else dataclasses.replace(own, **fields)
-    finite = all(abs(value) < float("inf") for value in (ramp.start, ramp.end))
+    finite = all(abs(value) <= FLOAT32_MAX for value in (ramp.start, ramp.end))
     if not (finite and 0 <= ramp.begin <= ramp.finish <= 1):
-        allowed = "0 <= begin <= finish <= 1, and a finite start and end"
+        allowed = "0 <= begin <= finish <= 1, and a start and end that are finite in 32 bits"
         raise ValueError(_wrong(name, dataclasses.asdict(ramp), allowed))
     return ramp
 
 
 def _wrong(name: str, value: Any, allowed: str) -> str:
-    return f"train.schedules.{name} = {value}, allowed: {allowed}"
+    return f"train.schedules.{short(name)} = {short(value)}, allowed: {allowed}"

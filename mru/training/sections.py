@@ -7,30 +7,39 @@ import inspect
 import math
 import re
 import typing
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+import numpy as np
 
 import mru.cells
+from mru.training.lines import short
 
-# What an option of a cell may be. No field below has a class or `Any` for its type: for a class jsonargparse imports,
-# and for `Any` it also calls, whatever a mapping in the config names as its `class_path`.
+# What an option of a cell may be. No field below has a class for its type: a config would then say what is made.
 Scalar = bool | int | float | str | None
 Plain = Scalar | list[Scalar]
 
-# Numbers in a range, as jsonargparse reads them, in words.
+# Numbers in a range, and the range in words.
+PositiveInt = Annotated[int, "an integer > 0"]
+NonNegativeInt = Annotated[int, "an integer >= 0"]
+PositiveFloat = Annotated[float, "a number > 0"]
+NonNegativeFloat = Annotated[float, "a number >= 0"]
 RANGES: dict[Any, str] = {
-    PositiveInt: "an integer > 0",
-    NonNegativeInt: "an integer >= 0",
-    PositiveFloat: "a number > 0",
-    NonNegativeFloat: "a number >= 0",
+    kind: typing.get_args(kind)[1] for kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat)
 }
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def in_range(value: float, kind: Any) -> bool:
+    """Whether a number is in one of `RANGES`."""
+    return value > 0 or (value == 0 and "=" in RANGES[kind])
 
 
 class Section:
     """A section of the config."""
 
     section: ClassVar[str]
+    # JAX counts in int32. Fields whose integers may have more bits than its 31:
+    bits: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self) -> None:
         """Checks every number against its type, then what the section itself knows of its fields.
@@ -38,13 +47,17 @@ class Section:
         Raises:
             ValueError: One line with the field, its value and what is allowed.
         """
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            self._require(name, math.isfinite(value), "a finite number")
+            self._require(name, abs(value) <= FLOAT32_MAX, "a finite number of 32 bits")
+            below = self.bits.get(name, 31)
+            self._require(
+                name, isinstance(value, float) or value < 2**below, f"below 2^{below}, as JAX counts in int32"
+            )
             for kind in {hint, *typing.get_args(hint)} & set(RANGES):
-                self._require(name, value > 0 or (value == 0 and "=" in RANGES[kind]), RANGES[kind])
+                self._require(name, in_range(value, kind), RANGES[kind])
         self._check()
 
     def _check(self) -> None:
@@ -52,7 +65,7 @@ class Section:
 
     def _require(self, field: str, valid: bool, allowed: str) -> None:
         if not valid:
-            raise ValueError(f"{self.section}.{field} = {getattr(self, field)}, allowed: {allowed}")
+            raise ValueError(f"{self.section}.{field} = {short(getattr(self, field))}, allowed: {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +116,18 @@ class ModelConfig(Section):
     def _check(self) -> None:
         self._require("dropout", self.dropout < 1, "at least 0 and below 1")
         self._require("positions", self.positions % 2 == 0, "an even number")
-        self._require("cells", self.blocks != [], "at least one name")
+        self._require("cells", 1 <= len(self.names) <= 1000, "at least one name, and no more than 1,000")
         for name in self.names:
             if name not in mru.cells.names():
-                given = name or "''"
+                given = short(name) or "''"
                 raise ValueError(f"model.cells = {given}, allowed: names of {', '.join(mru.cells.names())}")
         _known("model.options", self.options, self.names)
         for name, options in self.options.items():
             _known(f"model.options.{name}", options, list(cell_options(mru.cells.get(name))))
+            for option, value in options.items():
+                for number in value if isinstance(value, list) else [value]:
+                    if isinstance(number, float) and FLOAT32_MAX < abs(number) < math.inf:
+                        raise ValueError(f"model.options.{name}.{option} = {number}, allowed: numbers of 32 bits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +181,7 @@ class TrainConfig(Section):
     """
 
     section: ClassVar[str] = "train"
+    bits: ClassVar[dict[str, int]] = {"seed": 32}
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
@@ -177,14 +195,12 @@ class TrainConfig(Section):
     def dispatch(self, start: int = 0) -> int:
         """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""
         common = math.gcd(self.steps, min(self.eval_every, self.steps), start)
-        return max(k for k in range(1, (self.steps_per_dispatch or 10) + 1) if common % k == 0)
+        divisors = (k for d in range(1, math.isqrt(common) + 1) if common % d == 0 for k in (d, common // d))
+        return max(k for k in divisors if k <= (self.steps_per_dispatch or 10))
 
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""
         return step % self.eval_every == 0 or step == self.steps
-
-    def _check(self) -> None:
-        self._require("seed", self.seed < 2**32, "below 2^32, as JAX keeps no more of it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,4 +266,4 @@ def _known(where: str, given: dict[str, Any], allowed: list[str]) -> None:
     for name, value in given.items():
         if name not in allowed:
             names = ", ".join(dict.fromkeys(allowed))
-            raise ValueError(f"{where}.{name} = {value} is not a field, allowed: {names or 'none'}")
+            raise ValueError(f"{where}.{short(name)} = {short(value)} is not a field, allowed: {names or 'none'}")

@@ -20,6 +20,7 @@ from mru.training import optimizer, schedules
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
+from mru.training.estimate import RETENTION_ROWS
 from mru.training.messages import UserError, compiling
 from mru.training.task import Task
 
@@ -182,7 +183,7 @@ class Trainer:
             task: The task at that length.
             check: Called after each chunk; what it raises ends the evaluation.
         """
-        chunk, rows, budget = 1000, 16, 2**22
+        chunk, rows, budget = 1000, RETENTION_ROWS, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
         first = task.length % chunk or chunk
         sums = []

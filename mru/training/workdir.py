@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import yaml
 
+from mru.training import plain_yaml
 from mru.training.config import Config
 from mru.training.messages import UserError
 
@@ -47,8 +48,8 @@ def earlier(config: Config) -> dict[str, Any] | None:
             raise UserError(f"workdir = {workdir}, allowed: a folder; this is a file")
         return None
     try:
-        before = yaml.safe_load((workdir / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        before = plain_yaml.read(workdir / "config.yaml")
+    except (OSError, plain_yaml.NotPlain):
         before = None
     changed = _differences(before, config.resolved) if isinstance(before, dict) else ["config.yaml, unreadable"]
     if changed:

@@ -12,7 +12,7 @@ import mru
 import mru.training.checkpoint
 from mru.training.progress import Progress
 
-TRAINING = ["grain", "jsonargparse", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "sklearn", "tasks"]
+TRAINING = ["grain", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "sklearn", "tasks"]
 
 
 def test_load_gives_the_arrays_of_the_checkpoint(finished):

@@ -96,7 +96,7 @@ MISTAKES = {
     "pooling of another kind": (["--model.pooling", "none"], TINY, ["model.pooling = none", "last", "copy_first"]),
     "dropout above 1": (["--model.dropout", "1.5"], TINY, ["model.dropout = 1.5", "below 1"]),
     "odd positions": (["--model.positions", "3"], TINY, ["model.positions = 3", "even"]),
-    "endless expansion": (["--model.expansion", "inf"], TINY, ["model.expansion = inf", "finite"]),
+    "endless expansion": (["--model.expansion", ".inf"], TINY, ["model.expansion = inf", "finite"]),
     "dtype": (["--model.dtype", "float16"], TINY, ["model.dtype = float16", "float32, bfloat16"]),
     "method": (["--model.method", "magic"], TINY, ["model.method = magic", "sequential"]),
     "bidirectional retention": (
@@ -118,8 +118,9 @@ MISTAKES = {
     "time axis": (["--mesh.seq", "7"], TINY, ["mesh.seq = 7", "divisor of the"]),
     "lr 0": (["--optimizer.lr", "0"], TINY, ["optimizer.lr = 0", "number > 0"]),
     "lr negative": (["--optimizer.lr", "-1"], TINY, ["optimizer.lr = -1", "number > 0"]),
-    "lr nan": (["--optimizer.lr", "nan"], TINY, ["optimizer.lr = nan", "number > 0"]),
-    "lr infinite": (["--optimizer.lr", "inf"], TINY, ["optimizer.lr = inf", "finite"]),
+    "lr nan": (["--optimizer.lr", ".nan"], TINY, ["optimizer.lr = .nan", "number > 0"]),
+    "lr by another name": (["--optimizer.lr", "inf"], TINY, ["optimizer.lr = inf", "number > 0"]),
+    "lr infinite": (["--optimizer.lr", ".inf"], TINY, ["optimizer.lr = inf", "finite"]),
     "clip": (["--optimizer.clip", "0"], TINY, ["optimizer.clip = 0", "number > 0 or null"]),
     "warm-up": (["--optimizer.warmup", "2"], TINY, ["optimizer.warmup = 2", "to 1"]),
     "moment": (["--optimizer.b2", "1.0"], TINY, ["optimizer.b2 = 1.0", "below"]),
@@ -190,8 +191,58 @@ MISTAKES = {
     "a list": ([], "- task\n- model\n", ["tiny.yaml", "mapping"]),
     "one word": ([], "digits\n", ["tiny.yaml", "mapping"]),
     "binary": ([], bytes(range(256)), ["tiny.yaml", "not YAML"]),
-    "an impossible date": ([], yaml_of("20", "2001-99-99"), ["tiny.yaml", "not YAML"]),
+    "an impossible date": ([], yaml_of("length: 20", "length: 2001-99-99"), ["task.length = 2001-99-99", "an integer"]),
     "empty": ([], "", ["tiny.yaml", "mapping"]),
+    "a dotted key beside its section": (
+        [],
+        yaml_of(extra="train.steps: 30\n"),
+        ["train.steps = 30 in a file", "allowed: train: {steps: ...}"],
+    ),
+    "a dotted key for its section": ([], "task.name: copy_first\n", ["task.name is missing"]),
+    "a dotted key in a section": (
+        [],
+        yaml_of("width", "options.lru"),
+        ["model.options.lru is not a field; did you mean --model.options?"],
+    ),
+    "a key of Python's": ([], yaml_of("width", "__path__"), ["model.__path__ = 8 is not a"]),
+    "an empty unknown section": ([], yaml_of(extra="modle: {}\n"), ["modle = {} is not a field"]),
+    "a section given as a field": ([], yaml_of(extra="workdir: {a: 1}\n"), ["workdir = {'a': 1}", "a text"]),
+    "a key that is a number": ([], yaml_of("width", "8"), ["tiny.yaml", "a key must be a text, which 8 is not"]),
+    "a set": ([], yaml_of("[pmru]", "!!set {pmru}"), ["tiny.yaml", "not YAML of plain data: !!set", "line 2"]),
+    "a tag of nothing": ([], yaml_of("8,", "!!int '',"), ["tiny.yaml", "not YAML of plain data: !!int", "line 2"]),
+    "a mapping's tag": ([], "task: {name: copy_first}\nmodel: !!map\n", ["not YAML of plain data: !!map"]),
+    "a set as an argument": (["--model.options", "{lru: !!set {a}}"], TINY, ["model.options = {lru: !!set {a}}"]),
+    "aliases without end": (
+        [],
+        yaml_of("8,", "[&a0 x, " + ", ".join(f"&a{i + 1} [*a{i}, *a{i}]" for i in range(40)) + "],"),
+        ["tiny.yaml", "more than 20,000 values"],
+    ),
+    "aliases without end as an argument": (
+        ["--model.options", "[&a0 x, " + ", ".join(f"&a{i + 1} [*a{i}, *a{i}]" for i in range(40)) + "]"],
+        TINY,
+        ["model.options = [&a0 x, &a1 [*a0", "allowed: a mapping of names"],
+    ),
+    "a million characters": (["--model.dtype", "x" * 10**6], TINY, ["model.dtype = xxx", "allowed: float32, bfloat16"]),
+    "a long name": ([f"--{'x' * 10**5}", "8"], TINY, ["xxx", "is not a field", "init_from"]),
+    "a long key": ([], yaml_of(extra=f"{'x' * 900}: 8\n"), ["xxx", "is not a field", "init_from"]),
+    "a long list": (["--model.cells", f"[{'gpt, ' * 9000}]"], TINY, ["model.cells = ['gpt'", "no more than 1,000"]),
+    "many digits": (["--train.steps", "9" * 5000], TINY, ["train.steps = 999", "integer > 0"]),
+    "colours as an argument": (
+        ["--model.pooling", "\x1b[31mred"],
+        TINY,
+        ["model.pooling = \\x1b[31mred, allowed: mean"],
+    ),
+    "colours in a name": (["--\x1b[31m.red", "8"], TINY, ["\\x1b[31m.red = 8 is not a field"]),
+    "colours in the file": ([], yaml_of("8,", '"\\e[31mred",'), ["model.width = \\x1b[31mred, allowed: an integer"]),
+    "colours in a key": ([], yaml_of("width", '"\\e[2J"'), ["model.\\x1b[2J = 8 is not a field"]),
+    "a word that runs backwards": (["--task.name", "\u202egpt"], TINY, ["task.name = '\\u202egpt'", "copy_first"]),
+    "no UTF-8": (["--workdir", "caf\udce9"], TINY, ["the argument caf\\udce9", "UTF-8"]),
+    "NUL": (["--init_from", "a\0b"], TINY, ["the argument a\\x00b", "UTF-8"]),
+    "NUL in the file": ([], yaml_of(extra='workdir: "a\\0b"\n'), ["tiny.yaml", "a\\x00b holds a NUL character"]),
+    "a long workdir": (["--workdir", "x" * 5000], TINY, ["workdir = xxx", "3,000 bytes", "255"]),
+    "a long folder": (["--workdir", f"a/{'é' * 130}/b"], TINY, ["workdir = a/ééé", "3,000 bytes", "255"]),
+    "a long source": (["--init_from", "x/" * 2000], TINY, ["init_from = x/x/", "3,000 bytes"]),
+    "a long file": (["--config=" + "x" * 5000], "", ["--config is given twice", "xxx"]),
     "config in a config": ([], yaml_of(extra="config: other.yaml\n"), ["config = other.yaml", "--config"]),
     "no task name": ([], yaml_of("name: copy_first, ", ""), ["task.name is missing", "copy_first, digits"]),
     "no task": ([], "model: {width: 8}\n", ["task.name is missing", "copy_first, digits"]),
@@ -224,6 +275,7 @@ def test_no_config_and_no_task(here, nothing_compiles):
     assert_refused(*main(), ["task.name is missing", "copy_first, digits"])
     assert_refused(*main("--config"), ["--config", "expected one argument"])
     assert_refused(*main("--config", "nope.yaml"), ["nope.yaml", "No such file"])
+    assert_refused(*main("--config", "x" * 5000), ["--config xxx", "File name too long"])
     assert_refused(*main("--config", here), [str(here), "directory"])
     assert not list(here.iterdir())
 

@@ -31,7 +31,7 @@ def test_the_workdir_of_another_run(here, nothing_compiles):
     moved = {"workdir": "elsewhere", "mesh": {"data": 4}, "distributed": {"process_id": 1}}
     (here / "w/config.yaml").write_text(yaml.safe_dump(resolved | moved))
     assert workdir.earlier(parse(argv[:4])) is not None
-    for broken in (b"{", b"\xff\xfe\x00", b"- a\n"):
+    for broken in (b"{", b"\xff\xfe\x00", b"- a\n", b"[" * 5000, b"a: !!set {a}", b"5: 1", b"a: 1\na: 1", b"9" * 5000):
         (here / "w/config.yaml").write_bytes(broken)
         assert_refused(*main(*argv[:4]), ["workdir = w", "config.yaml, unreadable"])
 
