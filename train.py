@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
 from mru.training.command_line import parse
 from mru.training.config import Config
@@ -38,30 +38,36 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax warns of each checkpoint without metrics, as those of a model whose schedules still move are meant to be.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        return run(parse(argv, tasks.REGISTRY), argv)
+        code = run(parse(argv, tasks.REGISTRY), argv)
+        peers.part()
+        return code
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        line = " ".join(str(error).split())
+        print("error:", line, file=sys.stderr)
+        peers.fail(line, 2)
         return 2
 
 
 def run(config: Config, argv: list[str]) -> int:
     """Train, or go on training, and report; the exit code."""
     began = time.perf_counter()
-    before = workdir.earlier(config)
     stop = Stop()
     devices.start_processes(config.distributed)
     devices.keep_programs()
-    mesh = devices.make_mesh(config.mesh, config.train.batch_size)
-    try:
-        config.task.examples("train", np.zeros(1, np.int64))
-    except MissingData as error:
-        raise UserError(str(error)) from None
+    with peers.agreed():
+        before = workdir.earlier(config)
+        mesh = devices.make_mesh(config.mesh, config.train.batch_size)
+        try:
+            config.task.examples("train", np.zeros(1, np.int64))
+        except MissingData as error:
+            raise UserError(str(error)) from None
     if workdir.is_complete(config, before):
         say(f"{config.workdir} is complete: it has its summary.json. A larger --train.steps goes on with it.")
         return 0
-    if before is None:
-        resume.check_source(config)
-    workdir.prepare(config)
+    with peers.agreed():
+        if before is None:
+            resume.check_source(config)
+        workdir.prepare(config)
     trainer = Trainer(config, mesh)
     with checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
         state, progress = begin(trainer, checkpoints)
