@@ -33,6 +33,8 @@ def start_processes(config: DistributedConfig) -> None:
         address, count, number, local = _found(variable)
     else:
         return
+    if count == 1:
+        return  # JAX's runtime would be of no use, and take SIGTERM for itself
     peers.join(address, count, number)
     port = int(address.rpartition(":")[2])
     earlier = keeper.connections(port)  # those of our own, whose end is to be seen
@@ -70,8 +72,8 @@ def _found(variable: str) -> tuple[str, int, int, Any]:
     if address is None or count is None or number is None:
         start = f"start it with {LAUNCHERS[variable]}, " if variable in LAUNCHERS else ""
         raise UserError(
-            f"{variable} = {os.environ[variable][:50]}, but nothing says which of the processes this one is and where "
-            f"the others are: {start}give it the fields of distributed, or unset {variable} for one process"
+            f"{variable} = {os.environ[variable][:50]}, but nothing says which process this is and where the others "
+            f"are: {start}give it the fields of distributed, or unset {variable} for one process"
         )
     return address, count, number, local
 

@@ -97,9 +97,9 @@ class Link:
             self.connection.sendall(data)
 
 
-def ready(links: list[Link]) -> list[Link]:
-    """Those that something has come in on, after at most `BEAT` seconds."""
-    return multiprocessing.connection.wait(links, BEAT)  # type: ignore[arg-type, return-value]
+def ready(links: list[Link], seconds: float) -> list[Link]:
+    """Those that something has come in on, after at most so many seconds."""
+    return multiprocessing.connection.wait(links, seconds)  # type: ignore[arg-type, return-value]
 
 
 def pair(here: Peer) -> tuple[Link, Link]:
@@ -130,14 +130,15 @@ def meet(address: str, count: int, number: int) -> list[Link]:
         while len(links) < count - 1:
             text = _welcome(server, count, here, links)
             if text is None and time.monotonic() > until:
-                missing = ", ".join(str(i) for i in range(1, count) if i not in links)
+                missing = [i for i in range(1, count) if i not in links]
                 text = (
-                    f"process 0 waited {START:.0f} s at {address} in vain for process {missing}; start all {count} "
-                    "processes, with an address of process 0 that they can reach"
+                    f"process 0 waited {START:.0f} s at {address} in vain for {len(missing)} of {count} processes, the "
+                    f"first of them number {missing[0]}; start them all, with an address of process 0 that they reach"
                 )
             if text is not None:
                 for link in links.values():
                     link.send("refused", text)
+                    link.close()
                 raise UserError(text)
     for link in links.values():
         link.heard = time.monotonic()
@@ -151,9 +152,9 @@ def _listening(address: str) -> socket.socket:
     try:
         return socket.create_server(("", int(address.rpartition(":")[2])), family=family, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(
-            f"process 0 can not listen at {address}: {why}; give a port that is free, and process number 0 once"
+            f"process 0 can not listen at {address} ({why}); give a port that is free, and process number 0 once"
         ) from None
 
 
@@ -174,10 +175,14 @@ def _welcome(server: socket.socket, count: int, here: Peer, links: dict[int, Lin
     links[link.there.number] = link  # also where it is refused, to be told
     if theirs != count:
         return f"there are {count} processes for process 0, and {theirs} for {link.there}; give all the same number"
-    if taken is not None and not (ready([taken]) and _first(taken, time.monotonic() + BEAT)[0] == "closed"):
-        taken.send("refused", text := f"{taken.there} and {link.there} have the same number; give each its own")
-        return text
-    return None
+    if taken is None:
+        return None
+    text = None
+    if not ready([taken], 0):  # or else it has ended, and was started again
+        text = f"{taken.there} and {link.there} have the same number; give each its own"
+        taken.send("refused", text)
+    taken.close()
+    return text
 
 
 def _reach(address: str, count: int, here: Peer, until: float) -> Link:
@@ -213,7 +218,7 @@ def _reach(address: str, count: int, here: Peer, until: float) -> Link:
 def _first(link: Link, until: float) -> tuple[str, Any]:
     """The first message of a link; ("closed", None) if it ends before, or sends something else."""
     while time.monotonic() < until:
-        if ready([link]):
+        if ready([link], BEAT):
             try:
                 for message in link.received():
                     return message

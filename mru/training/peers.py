@@ -21,12 +21,13 @@ from typing import NoReturn
 import jax
 
 from mru.training import meeting
-from mru.training.meeting import Link
+from mru.training.meeting import Link, Peer
 from mru.training.messages import UserError
 
 # Seconds of silence after which a process counts as lost. JAX's own heartbeat must be longer, as it ends in a trace.
 HEARTBEAT = 60.0
-# Seconds that a process has to end by its own error where another one told of its, and to hear of another's first.
+# Seconds in which a process may still end by its own error, the same perhaps, when it hears that another one is lost,
+# and in which it waits for such news before it takes a surprising error for its own.
 GRACE = 1.0
 
 _member: _Member | None = None
@@ -102,13 +103,13 @@ class _Hub(threading.Thread):
     def __init__(self, links: list[Link]):
         super().__init__(name="peers: hub", daemon=True)
         self.links, self.count = links, len(links)
-        self.votes: dict[int, str | None] = {}
+        self.votes: dict[Peer, str | None] = {}
         self.told = False
         self.start()
 
     def run(self) -> None:
         while self.links:
-            for link in meeting.ready(self.links):
+            for link in meeting.ready(self.links, meeting.BEAT):
                 for kind, text in link.received():
                     self._take(link, kind, text)
             for link in list(self.links):
@@ -119,9 +120,9 @@ class _Hub(threading.Thread):
     def _take(self, link: Link, kind: str, text: str | None) -> None:
         match kind:
             case "vote":
-                self.votes[link.there.number] = text
+                self.votes[link.there] = text
                 if len(self.votes) == self.count:
-                    self._tell("agreed", self._verdict(link))
+                    self._tell("agreed", self._verdict())
                     self.votes = {}
             case "part":
                 self._drop(link)
@@ -130,15 +131,13 @@ class _Hub(threading.Thread):
             case "closed":
                 self._lost(link, meeting.DIED)
 
-    def _verdict(self, link: Link) -> str | None:
-        errors = {number: text for number, text in self.votes.items() if text is not None}
+    def _verdict(self) -> str | None:
+        errors = {peer: text for peer, text in self.votes.items() if text is not None}
         if not errors:
             return None
-        number = min(errors)
-        if len(errors) == self.count and len(set(errors.values())) == 1:
-            return errors[number]
-        (where,) = (link.there for link in self.links if link.there.number == number)
-        return f"{errors[number]} (on {where})"
+        first = min(errors)
+        everywhere = len(errors) == self.count and len(set(errors.values())) == 1
+        return errors[first] if everywhere else f"{first}: {errors[first]}"
 
     def _tell(self, kind: str, text: str | None) -> None:
         for link in self.links:
@@ -168,7 +167,7 @@ class _Member(threading.Thread):
 
     def run(self) -> None:
         while not self.parted:
-            if meeting.ready([self.link]):
+            if meeting.ready([self.link], meeting.BEAT):
                 for kind, text in self.link.received():
                     self._take(kind, text)
             self.link.beat()
@@ -204,7 +203,7 @@ class _Member(threading.Thread):
         if self.lost.wait(GRACE):
             self.join()  # that thread ends this process
         sys.__excepthook__(kind, error, trace)
-        self.fail(" ".join(f"{kind.__name__}: {error}".split())[:100], 1)
+        self.fail(" ".join(f"{kind.__name__} {error}".split()), 1)
 
     def _end(self, text: str) -> None:
         if self.parted:
