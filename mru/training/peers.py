@@ -215,7 +215,7 @@ class _Member(threading.Thread):
 
             self.link.send("fail", text)
             tqdm.write(
-                f"error: {text}; all processes end, the same command goes on from the last checkpoint", sys.stderr
+                f"error: {text[:200]}; all end, and the same command goes on from the last checkpoint", sys.stderr
             )
             self._exit(1)
 
