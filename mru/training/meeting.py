@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Link:
     def __init__(self, connection: socket.socket, here: Peer, there: Peer):
         self.connection, self.here, self.there = connection, here, there
         self.buffer, self.sent, self.heard = b"", time.monotonic(), time.monotonic()
+        self.writing = threading.Lock()  # votes and beats are of different threads
         connection.settimeout(5)
 
     def fileno(self) -> int:
@@ -93,7 +95,7 @@ class Link:
 
     def _write(self, data: bytes) -> None:
         self.sent = time.monotonic()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self.writing:
             self.connection.sendall(data)
 
 

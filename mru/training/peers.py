@@ -214,10 +214,11 @@ class _Member(threading.Thread):
             from tqdm import tqdm
 
             self.link.send("fail", text)
-            tqdm.write(
-                f"error: {text[:200]}; all end, and the same command goes on from the last checkpoint", sys.stderr
-            )
-            self._exit(1)
+            try:
+                line = f"error: {text[:200]}; all end, and the same command goes on from the last checkpoint"
+                tqdm.write(line, sys.stderr)
+            finally:  # also where nobody reads it any more
+                self._exit(1)
 
     def _exit(self, code: int) -> NoReturn:
         """At once: at an exit in order, JAX would wait for the others."""
@@ -225,5 +226,6 @@ class _Member(threading.Thread):
         if self.hub is not None:
             self.hub.join(3 * GRACE)  # process 0 goes last, as JAX aborts the others when it goes
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(code)
