@@ -173,18 +173,19 @@ def _welcome(server: socket.socket, count: int, here: Peer, links: dict[int, Lin
         link.close()  # a stranger
         return None
     theirs, link.there = text[0], Peer(*text[1:])
-    taken = links.get(link.there.number)
-    links[link.there.number] = link  # also where it is refused, to be told
+    taken, wrong = links.get(link.there.number), None
     if theirs != count:
-        return f"there are {count} processes for process 0, and {theirs} for {link.there}; give all the same number"
-    if taken is None:
-        return None
-    text = None
-    if not ready([taken], 0):  # or else it has ended, and was started again
-        text = f"{taken.there} and {link.there} have the same number; give each its own"
-        taken.send("refused", text)
-    taken.close()
-    return text
+        wrong = f"there are {count} processes for process 0, and {theirs} for {link.there}; give all the same number"
+    elif taken is not None and not ready([taken], 0):  # or else it has ended, and was started again
+        wrong = f"{taken.there} and {link.there} have the same number; give each its own"
+    if wrong is not None:
+        link.send("refused", wrong)
+        link.close()
+        return wrong
+    if taken is not None:
+        taken.close()
+    links[link.there.number] = link
+    return None
 
 
 def _reach(address: str, count: int, here: Peer, until: float) -> Link:
