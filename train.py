@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, estimate, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, estimate, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
 from mru.training.command_line import parse
 from mru.training.config import Config
@@ -37,30 +37,36 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax warns of each checkpoint without metrics, as those of a model whose schedules still move are meant to be.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        return run(parse(argv, tasks.REGISTRY), argv)
+        code = run(parse(argv, tasks.REGISTRY), argv)
+        peers.part()
+        return code
     except UserError as error:
-        print(error_line(error), file=sys.stderr)
+        line = error_line(error)
+        print(line, file=sys.stderr)
+        peers.fail(line.removeprefix("error: "), 2)
         return 2
 
 
 def run(config: Config, argv: list[str]) -> int:
     """Train, or go on training, and report; the exit code."""
     began = time.perf_counter()
-    before = workdir.earlier(config)
     stop = Stop()
     devices.start_processes(config.distributed)
     devices.keep_programs()
-    mesh = devices.make_mesh(config.mesh, config.train.batch_size)
-    try:
-        estimate.check(config, mesh)
-    except MissingData as error:
-        raise UserError(str(error)) from None
+    with peers.agreed():
+        before = workdir.earlier(config)
+        mesh = devices.make_mesh(config.mesh, config.train.batch_size)
+        try:
+            estimate.check(config, mesh)
+        except MissingData as error:
+            raise UserError(str(error)) from None
     if workdir.is_complete(config, before):
         say(f"{config.workdir} is complete: it has its summary.json. A larger --train.steps goes on with it.")
         return 0
-    if before is None:
-        resume.check_source(config)
-    workdir.prepare(config)
+    with peers.agreed():
+        if before is None:
+            resume.check_source(config)
+        workdir.prepare(config)
     trainer = Trainer(config, mesh)
     with checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
         state, progress = begin(trainer, checkpoints)

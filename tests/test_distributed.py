@@ -1,7 +1,9 @@
 """The same run on one device, on several, and in several processes: the same losses and parameters up to rounding."""
 
 import json
+import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -101,13 +103,13 @@ def test_eight_devices_train_like_one(one, tmp_path):
         assert_close(tmp_path / name, reference)
 
 
-def pair(*argv, cache):
+def pair(*argv, cache, **spawning):
     """Two processes of one run, that talk over a port that was free just now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = ["--distributed.coordinator_address", f"127.0.0.1:{port}", "--distributed.num_processes", "2"]
-    return [spawn(*argv, *together, "--distributed.process_id", i, cache=cache) for i in (0, 1)]
+    return [spawn(*argv, *together, "--distributed.process_id", i, cache=cache, **spawning) for i in (0, 1)]
 
 
 def test_two_processes_train_like_one_and_resume_after_a_kill_and_a_stop(one, tmp_path):
@@ -162,3 +164,86 @@ def test_two_processes_stop_together(one, tmp_path):
     before = read(workdir)
     assert stopped - 5 < before[-1]["step"] <= stopped
     assert not (workdir / "summary.json").exists()
+
+
+IMPATIENT = """
+import sys
+import train
+from mru.training import peers
+
+peers.HEARTBEAT = 4
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "sign", "why"),
+    [
+        (1, signal.SIGKILL, "died without a word (killed, or out of memory?)"),
+        (0, signal.SIGKILL, "died without a word (killed, or out of memory?)"),
+        (1, signal.SIGSTOP, "has been silent for 4 s"),
+    ],
+)
+def test_when_one_is_lost_the_other_says_so_and_ends(one, tmp_path, number, sign, why):
+    """Though JAX would abort it with a stack trace, or let it wait in a collective operation."""
+    config, cache, _ = one
+    argv = ["--config", config, "--workdir", tmp_path / "run", "--train.steps", "5000", "--train.eval_every", "5000"]
+    both = pair(*argv, cache=cache, script=("-c", IMPATIENT))
+    log = tmp_path / "run/metrics.jsonl"
+    try:
+        assert wait_for(lambda: log.is_file() and log.stat().st_size, *both), end(*both)
+        began = time.monotonic()
+        both[number].send_signal(sign)
+        ((code, said),) = end(both[1 - number], timeout=60)
+        assert time.monotonic() - began < 15
+    finally:
+        kill(*both)
+    assert code == 1
+    (line,) = (line for line in said.splitlines() if "error" in line)
+    who = f"process {number} ({socket.gethostname()}, pid {both[number].pid})"
+    assert line == f"error: {who} {why}; all end, and the same command goes on from the last checkpoint"
+    assert "Traceback" not in said
+    assert "stack trace" not in said
+
+
+ERRORS = """
+import sys
+import train
+
+
+def mistake(*_):
+    raise train.UserError("no room")
+
+
+def surprise(*_):
+    raise KeyError("no such thing")
+
+
+if sys.argv[-1] == "1":
+    match sys.argv.pop(1):
+        case "mistake":
+            train.workdir.prepare = mistake
+        case "surprise":
+            train.Trainer = surprise
+else:
+    del sys.argv[1]
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["mistake", "surprise"])
+def test_when_one_has_an_error_the_other_says_so_and_ends(one, tmp_path, kind):
+    config, cache, _ = one
+    both = pair(kind, "--config", config, "--workdir", tmp_path / "run", cache=cache, script=("-c", ERRORS))
+    zero, first = end(*both, timeout=60)
+    name = f"process 1 ({socket.gethostname()}, pid {both[1].pid})"
+    if kind == "mistake":
+        assert zero == first
+        assert zero[0] == 2
+        assert zero[1].splitlines()[-1] == f"error: {name}: no room"
+        assert "Traceback" not in zero[1]
+    else:
+        assert zero[0] == first[0] == 1
+        assert f"error: {name} ended with: KeyError 'no such thing'; all end, " in zero[1]
+        assert "Traceback" not in zero[1]
+        assert first[1].splitlines()[-1] == "KeyError: 'no such thing'"

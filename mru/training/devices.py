@@ -11,18 +11,71 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mru.training import keeper, meeting, peers
 from mru.training.messages import UserError
 from mru.training.sections import DistributedConfig, MeshConfig
 
+# What a launcher sets to the number of processes, and the launcher.
+LAUNCHERS = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
+
 
 def start_processes(config: DistributedConfig) -> None:
-    """Join JAX's distributed runtime where the config or a cluster's environment says that there are more processes."""
+    """Join the other processes where the config or a cluster's environment says that there are more.
+
+    Raises:
+        UserError: They did not meet, or the environment does not say where; the message says what to do.
+    """
     if config.coordinator_address is not None:
-        jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
-    elif any(int(os.environ.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")) or (
-        "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    ):
-        jax.distributed.initialize()
+        assert config.num_processes is not None
+        assert config.process_id is not None
+        address, count, number, local = config.coordinator_address, config.num_processes, config.process_id, None
+    elif (variable := _launched()) is not None:
+        address, count, number, local = _found(variable)
+    else:
+        return
+    if count == 1:
+        return  # JAX's runtime would be of no use, and take SIGTERM for itself
+    peers.join(address, count, number)
+    port = int(address.rpartition(":")[2])
+    earlier = keeper.connections(port)  # those of our own, whose end is to be seen
+    # JAX's heartbeat ends in a stack trace, after half of this at the earliest: ours comes first.
+    heartbeat = round(4 * peers.HEARTBEAT)
+    jax.distributed.initialize(address, count, number, local, heartbeat_timeout_seconds=heartbeat)
+    if number == 0:
+        keeper.keep(keeper.connections(port) - earlier)
+
+
+def _launched() -> str | None:
+    """The variable of the environment that says that there are more processes, if one does."""
+    for variable, launcher in LAUNCHERS.items():
+        value = os.environ.get(variable, "1")
+        if not value.isdecimal():
+            raise UserError(
+                f"{variable} = {value[:50]!r}, allowed: an integer, as {launcher} sets it; unset it for one process"
+            )
+        if int(value) > 1:
+            return variable
+    return "TPU_WORKER_HOSTNAMES" if "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") else None
+
+
+def _found(variable: str) -> tuple[str, int, int, Any]:
+    """Address of process 0, number of processes, number of this one and its devices, None for all, on a cluster."""
+    # JAX has no public name for this: `jax.distributed.initialize` tells nobody what it has found.
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        address, count, number, local = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, round(meeting.START)
+        )
+    except (KeyError, RuntimeError, ValueError):
+        address = count = number = None
+    if address is None or count is None or number is None:
+        start = f"start it with {LAUNCHERS[variable]}, " if variable in LAUNCHERS else ""
+        raise UserError(
+            f"{variable} = {os.environ[variable][:50]}, but nothing says which process this is and where the others "
+            f"are: {start}give it the fields of distributed, or unset {variable} for one process"
+        )
+    return address, count, number, local
 
 
 def keep_programs() -> None:
