@@ -16,6 +16,7 @@ import itertools
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -102,7 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.torture", description="Attacks on train.py.")
     parser.add_argument("--attacks", default=",".join(ATTACKS), help="which, by name (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
-    parser.add_argument("--count", type=int, help="how often to try each (default: %(default)s)")
+    parser.add_argument("--count", type=int, help="how often to try each (default: 10 to 2,000, as ATTACKS says)")
     parser.add_argument("--first", type=int, default=0, help="number of the first round, to repeat one")
     parser.add_argument("--data_dir", type=pathlib.Path, help="with a prepared MNIST, see `python -m tasks.prepare`")
     parser.add_argument("--folder", type=pathlib.Path, help="where all takes place and evidence is kept (default: new)")
@@ -112,6 +113,7 @@ def main() -> int:
     if unknown := sorted(set(names) - set(ATTACKS)):
         parser.error(f"--attacks {','.join(unknown)}, allowed: {', '.join(ATTACKS)}")
     folder = (options.folder or pathlib.Path(tempfile.mkdtemp(prefix="mru-torture-"))).absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, and disks given back
     processes.keep_programs(folder / "programs")
     jax.config.update("jax_platforms", "cpu")  # it has read the environment already
     found = []

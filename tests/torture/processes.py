@@ -9,11 +9,13 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 90  # seconds after which a run that should have ended is said to hang
+_started: list[subprocess.Popen] = []
 NOBODY = 65534
 # Most runs are forked from a process that has imported everything: what is attacked is the run, and it starts at once.
 FORKS = multiprocessing.get_context("forkserver")
@@ -74,6 +76,13 @@ class Run:
         return self.output.read_text(errors="backslashreplace") if self.output.is_file() else ""
 
 
+@atexit.register
+def _leave_none() -> None:
+    """No run outlives the harness."""
+    for process in (*multiprocessing.active_children(), *_started):
+        process.kill()
+
+
 def fork(argv: list[str], output: pathlib.Path, user: int | None = None) -> Run:
     """A run whose imports are done.
 
@@ -107,12 +116,20 @@ def _run(argv: list[str], output: str, user: int | None) -> None:
         os.setgid(user)
         os.setuid(user)
     sys.argv = ["train.py", *argv]
+    code: object = 0
     try:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
-        sys.stdout.flush()
-        sys.stderr.flush()
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    # What a Python does at its end, and nothing of what a fork does.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def start(argv: list[str], output: pathlib.Path) -> Run:
@@ -124,6 +141,7 @@ def start(argv: list[str], output: pathlib.Path) -> Run:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(process)
 
     def join(seconds: float) -> int | None:
         try:
