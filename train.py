@@ -7,24 +7,34 @@ One loop for every task and cell: select on validation, report test once. The sa
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":
+    # The imports below take seconds. A signal then, and whenever nothing is held that is not on the disk, ends the
+    # program at once and without a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
 import contextlib
 import dataclasses
 import itertools
 import logging
-import math
-import sys
 import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, estimate, peers, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
+from mru.training.checkpoint import Writer
 from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.log import Log
-from mru.training.messages import UserError, compiling, error_line, say
+from mru.training.messages import RunFailed, UserError, compiling, error_line, say
 from mru.training.progress import Clock, Progress
 from mru.training.report import report
 from mru.training.stop import Stop, Stopped
@@ -34,63 +44,90 @@ from mru.training.trainer import Trainer, TrainState
 def main(argv: list[str] | None = None) -> int:
     """The command line; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # Orbax warns of each checkpoint without metrics, as those of a model whose schedules still move are meant to be.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax warns of much that a run may do, and traces what its threads meet. The run itself says what is wrong.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         code = run(parse(argv, tasks.REGISTRY), argv)
         peers.part()
         return code
     except UserError as error:
-        line = error_line(error)
-        print(line, file=sys.stderr)
-        peers.fail(line.removeprefix("error: "), 2)
-        return 2
+        return failed(error, 2)
+    except (RunFailed, OSError) as error:
+        return failed(error, 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        why = str(error).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ") or "out of memory"
+        return failed(RunFailed(f"{why}; lower train.batch_size, model.width or the length of the task"), 1)
+
+
+def failed(error: Exception, code: int) -> int:
+    """Tell what ended the program, in one line, and the other processes if there are any; the exit code."""
+    line = error_line(error)
+    print(line, file=sys.stderr)
+    peers.fail(line.removeprefix("error: "), code)
+    return code
 
 
 def run(config: Config, argv: list[str]) -> int:
     """Train, or go on training, and report; the exit code."""
     began = time.perf_counter()
-    stop = Stop()
+    if config.train.deterministic:
+        devices.make_deterministic()
     devices.start_processes(config.distributed)
     devices.keep_programs()
-    with peers.agreed():
-        before = workdir.earlier(config)
-        mesh = devices.make_mesh(config.mesh, config.train.batch_size)
-        try:
-            estimate.check(config, mesh)
-        except MissingData as error:
-            raise UserError(str(error)) from None
-    if workdir.is_complete(config, before):
-        say(f"{config.workdir} is complete: it has its summary.json. A larger --train.steps goes on with it.")
-        return 0
-    with peers.agreed():
-        if before is None:
-            resume.check_source(config)
-        workdir.prepare(config)
-    trainer = Trainer(config, mesh)
-    with checkpoint.manager(config.workdir, config.task.metric, config.task.goal) as checkpoints:
-        state, progress = begin(trainer, checkpoints)
+    resume.quiet_abandoned_files()
+    with contextlib.ExitStack() as exits:
+        with peers.agreed():
+            mesh = checked(config)
+            exits.enter_context(lock.held(config.workdir))
+            before = workdir.earlier(config)
+        if workdir.is_complete(config, before):
+            say(f"{config.workdir} is complete: it has its summary.json. A larger --train.steps goes on with it.")
+            return 0
+        stop = exits.enter_context(Stop())
+        trainer = Trainer(config, mesh)
+        state, progress = begin(trainer)
+        with peers.agreed():
+            workdir.prepare(config)
         clock = Clock(began, progress)
+        writer = exits.enter_context(Writer(config.workdir))
+        log = exits.enter_context(contextlib.closing(Log(config, int(state.step), progress)))
         try:
-            state, progress = train(trainer, state, progress, checkpoints, stop, clock)
-            report(trainer, state, progress, checkpoints, stop, clock, argv)
+            state, progress = train(trainer, state, progress, writer, log, stop, clock)
+            report(trainer, state, progress, writer, stop, clock, argv)
         except Stopped:
-            checkpoints.wait_until_finished()
+            writer.wait()
             say(f"stopped by {stop.signal or 'a signal'} and saved; the same command goes on from here")
-        except FloatingPointError as error:
-            checkpoints.wait_until_finished()
-            last = checkpoints.latest_step()
-            good = "none was saved yet" if last is None else checkpoints.directory / str(last)
-            say(f"error: the loss or its gradient is not finite at step {error}; last good checkpoint: {good}")
-            return 1
+        except (RunFailed, OSError) as error:
+            with contextlib.suppress(OSError):
+                writer.wait()
+            where = f"workdir = {config.workdir}: " if isinstance(error, OSError) and error.errno else ""
+            raise RunFailed(f"{where}{error}; {last_good(config)}") from None
     return 0
 
 
-def begin(trainer: Trainer, checkpoints: Any) -> tuple[TrainState, Progress]:
+def checked(config: Config) -> Mesh:
+    """The mesh to run on; nothing is compiled or written.
+
+    Raises:
+        UserError: The config can not run here.
+    """
+    mesh = devices.make_mesh(config.mesh, config.train.batch_size)
+    try:
+        estimate.check(config, mesh)
+    except MissingData as error:
+        raise UserError(str(error)) from None
+    if not checkpoint.steps(config.workdir):
+        resume.check_source(config)
+    return mesh
+
+
+def begin(trainer: Trainer) -> tuple[TrainState, Progress]:
     """The state and progress to go on from: the newest checkpoint, another run's parameters, or new ones."""
     config, steps = trainer.config, trainer.config.train.steps
     state, progress = trainer.initial(), Progress(steps=steps)
-    found = resume.newest(checkpoints, state, config.workdir)
+    found = resume.newest(config, state)
     if found is not None:
         state, progress = found
     elif config.init_from is not None:
@@ -113,13 +150,14 @@ def begin(trainer: Trainer, checkpoints: Any) -> tuple[TrainState, Progress]:
 
 
 def train(
-    trainer: Trainer, state: TrainState, progress: Progress, checkpoints: Any, stop: Stop, clock: Clock
+    trainer: Trainer, state: TrainState, progress: Progress, writer: Writer, log: Log, stop: Stop, clock: Clock
 ) -> tuple[TrainState, Progress]:
     """Train from `state` to the last step or an early stop; the state and the progress then.
 
     Raises:
         Stopped: A signal came; the state is saved.
-        FloatingPointError: The loss or its gradient was not finite; nothing of it is saved.
+        RunFailed: Something was not finite; nothing of it is saved.
+        OSError: Something could not be written.
     """
     config, settings, step = trainer.config, trainer.config.train, int(state.step)
     if progress.finished(step, settings):
@@ -131,7 +169,8 @@ def train(
         first = next(batches)
         with compiling("the train step"), clock.compiling():
             train_steps = trainer.compile(state, first)
-        log = exits.enter_context(contextlib.closing(Log(config, step, progress.window)))
+        stop.listen()
+        exits.enter_context(log.progress_bar(step, settings.steps))
         clock.start()
         for batch in itertools.chain([first], batches):
             state, metrics = train_steps(state, batch)
@@ -142,21 +181,26 @@ def train(
                 continue
             log.fetch()
             clock.pause()
-            values = None
             if evaluating:
                 log.flush(step)
             if evaluating and step >= trainer.settled:
-                values = validate(trainer, state, step)
+                values = trainer.evaluate(state, "validation")
                 log.line(step, "validation", values)
                 progress = progress.evaluated(values[config.task.metric], step, config.task.goal)
-            progress = clock.stamp(dataclasses.replace(progress, window=log.pending()))
-            resume.save(checkpoints, config, state, progress, values)
+            progress = clock.stamp(log.stamp(progress))
+            resume.save(writer, config, state, progress)
             if progress.finished(step, settings):
                 return state, progress
             if stopping:
                 raise Stopped
             clock.start()
     raise AssertionError("the stream of batches has no end")
+
+
+def last_good(config: Config) -> str:
+    """What is left of a run that failed, in words."""
+    steps = checkpoint.steps(config.workdir)
+    return f"last good checkpoint: {config.workdir / 'checkpoints' / str(steps[-1]) if steps else 'none was saved yet'}"
 
 
 def batches_from(config: Config, step: int, dispatch: int) -> Any:
@@ -170,18 +214,6 @@ def batches_from(config: Config, step: int, dispatch: int) -> Any:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def validate(trainer: Trainer, state: TrainState, step: int) -> dict[str, float]:
-    """Loss and metrics over the validation split.
-
-    Raises:
-        FloatingPointError: The metric that selects is not finite.
-    """
-    values = trainer.evaluate(state, "validation")
-    if not math.isfinite(values[trainer.task.metric]):
-        raise FloatingPointError(step)
-    return values
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from mru import cells
 from mru.engine.front import scan
 from mru.model import SequenceBlock, SequenceModel
 from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
-from mru.training.checkpoint import load
+from mru.training.load import load
 from mru.training.optimizer import adamw
 
 __all__ = [

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
-from train_helpers import ROOT
+from train_helpers import ROOT, config_file
 
 import mru
-from benchmarks import rivals
+from benchmarks import rivals, runs
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -125,3 +125,20 @@ def test_train_measures_layers_and_steps(tmp_path):
     assert min(times) > 0
     assert len(set(times)) == len(times)  # each was measured
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_runs_clock_each_check_and_leave_them_out(tmp_path):
+    """Both ways train alike: the same numbers come of them."""
+    argv = ["--config", str(config_file(tmp_path))]
+    timed, unchecked = (runs.run(way, argv) for way in ("as is", "unchecked"))
+    assert sorted(timed["check_seconds"]) == [
+        "batches.require_finite",
+        "checkpoint.table",
+        "log.require_finite",
+        "resume.require_finite",
+    ]
+    assert all(seconds > 0 for seconds in timed["check_seconds"].values())
+    assert 0 < timed["share_of_checks"] < 1
+    assert not any(unchecked["check_seconds"].values())
+    assert set(unchecked["arrays"]) == {0}
+    assert 0 not in timed["arrays"]

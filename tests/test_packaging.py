@@ -25,9 +25,9 @@ def module_names(requirements):
 def test_the_library_needs_nothing_of_the_extras(tmp_path):
     arguments = {"inputs": 3, "outputs": 2, "cells": ["lru", "pmru"], "width": 4, "state_size": 4}
     state = nnx.state(mru.SequenceModel(**arguments, rngs=nnx.Rngs(0)))
-    with checkpoint.manager(tmp_path, metric="mse") as checkpoints:
+    with checkpoint.Writer(tmp_path) as writer:
         arrays = checkpoint.flatten(state)
-        checkpoint.save(checkpoints, 1, model=arrays, train=arrays, about={"model": arguments}, metrics={"mse": 1.0})
+        writer.save(1, model=arrays, train=arrays, about={"model": arguments}, best=1)
     hidden = module_names(PROJECT["optional-dependencies"]["train"])
     assert "grain" in hidden
     assert not hidden & module_names(PROJECT["dependencies"])

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,32 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def logged(workdir):
+    """metrics.jsonl without the times, which no two runs share."""
+    return [{name: x for name, x in line.items() if name != "time"} for line in read(workdir / "metrics.jsonl")]
+
+
+def scalars(workdir):
+    """((step, tag), value) of each scalar in the TensorBoard events of a run."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in workdir.glob("events*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [((event.step, value.tag), value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def expected_scalars(workdir):
+    """Those of the log, by step and tag."""
+    lines = logged(workdir)
+    return {(line["step"], f"{line['split']}/{k}"): line[k] for line in lines for k in line.keys() - {"step", "split"}}
+
+
 def validations(log):
     return [line for line in log if line["split"] == "validation"]
 
@@ -163,21 +190,20 @@ def wait_for(condition, *processes, timeout=600):
 
 def steps(workdir):
     """Steps of the checkpoints that are whole."""
-    with mru.training.checkpoint.manager(workdir) as checkpoints:
-        return sorted(checkpoints.all_steps())
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
 
 
 def arrays(workdir, step):
     """All arrays of a checkpoint by name: of the model, the optimiser and the step."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with mru.training.checkpoint.manager(workdir) as checkpoints:
-        # Without a target, Orbax asks for the devices that it was saved from.
-        like = {}
+    folder, found = (workdir / "checkpoints" / str(step)).absolute(), {}
+    with ocp.StandardCheckpointer() as reader:
         for item in ("model", "train"):
-            held = ocp.StandardCheckpointer().metadata(checkpoints.directory / str(step) / item).item_metadata
-            like[item] = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for n, x in held.tree.items()}
-        found, _ = mru.training.checkpoint.restore(checkpoints, step, **like)
-    return {name: np.asarray(x) for item in ("model", "train") for name, x in found[item].items()}
+            # Without a target, Orbax asks for the devices that it was saved from.
+            held = reader.metadata(folder / item).item_metadata.tree
+            like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in held.items()}
+            found |= {name: np.asarray(x) for name, x in reader.restore(folder / item, like).items()}
+    return found
 
 
 def assert_same_arrays(a, b):
@@ -200,9 +226,9 @@ def finished_run():
     argv = ["--config", str(config_file(folder, FULL)), "--workdir", str(folder / "run")]
     epsilon = {}
 
-    def save(checkpoints, config, state, *rest):
+    def save(writer, config, state, progress):
         epsilon[int(state.step)] = float(mru.training.checkpoint.flatten(state.rest)["blocks.0.cells.0.epsilon"])
-        return real(checkpoints, config, state, *rest)
+        return real(writer, config, state, progress)
 
     real, resume.save = resume.save, save
     try:

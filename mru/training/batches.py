@@ -11,6 +11,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
+from mru.training.messages import RunFailed
 from mru.training.shuffle import shuffled
 from mru.training.task import ENDLESS, Task
 
@@ -51,6 +52,7 @@ def train_batches(
     Raises:
         ValueError: an argument out of range, or a batch that the processes cannot share equally.
         MissingData: the data set has not been prepared.
+        RunFailed: An example is not finite; when its batch is asked for.
     """
     local = _local_size(batch_size, process_index, process_count)
     for name, value, low in (("seed", seed, 0), ("start_step", start_step, 0), ("steps_per_batch", steps_per_batch, 1)):
@@ -63,7 +65,7 @@ def train_batches(
     def element(number: int) -> Batch:
         positions = (start_step + number * steps_per_batch) * batch_size + within.reshape(-1)
         indices = (start + positions) % size if size >= ENDLESS else shuffled(positions, size, seed)
-        arrays = task.examples("train", indices)
+        arrays = _examples(task, "train", indices)
         return {key: array.reshape(steps_per_batch, local, *array.shape[1:]) for key, array in arrays.items()}
 
     return _ahead(task, "train", element, ENDLESS, prefetch)
@@ -98,6 +100,7 @@ def evaluation_batches(
     Raises:
         ValueError: an argument out of range, or a batch that the processes cannot share equally.
         MissingData: the data set has not been prepared.
+        RunFailed: An example is not finite; when its batch is asked for.
     """
     local = _local_size(batch_size, process_index, process_count)
     if split not in task.sizes:
@@ -109,10 +112,29 @@ def evaluation_batches(
 
     def element(number: int) -> Batch:
         indices = number * batch_size + within
-        batch = task.examples(split, np.minimum(indices, size - 1))  # a real example fills up, so all stays finite
+        batch = _examples(task, split, np.minimum(indices, size - 1))  # a real example fills up, so all stays finite
         return batch | {"weight": (indices < size).astype(np.float32)}
 
     return _ahead(task, split, element, -(-size // batch_size), prefetch)
+
+
+def _examples(task: Task, split: str, indices: np.ndarray) -> Batch:
+    """Examples of a task, all of whose numbers are finite: one that is not would be lost in a mean or spoil the model.
+
+    Raises:
+        RunFailed: One is not; the message names it.
+    """
+    batch = task.examples(split, indices)
+    require_finite(task.name, split, indices, batch)
+    return batch
+
+
+def require_finite(task: str, split: str, indices: np.ndarray, batch: Batch) -> None:
+    """See `_examples`."""
+    for name, x in batch.items():
+        if np.issubdtype(x.dtype, np.inexact) and not np.all(np.isfinite(x)):
+            bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
+            raise RunFailed(f"{split} example {indices[bad]} of {task} is damaged: its {name} are not all finite")
 
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:

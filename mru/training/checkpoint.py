@@ -1,29 +1,35 @@
-"""Checkpoints of a `SequenceModel`: where they lie in a run's folder, what is in them, and how to get the model back.
+"""Checkpoints of a `SequenceModel`: where they lie in a run's folder, what is in them, writing and reading them.
 
 `WORKDIR/checkpoints/STEP/` holds three items, written by Orbax: `model` (every variable of the model, by dotted name),
-`train` (what training needs to go on, by name) and `about` (JSON: the arguments of the model, progress). Nothing in
-them is executed on loading.
+`train` (what training needs to go on, by name) and `about` (JSON). Nothing in them is executed on loading.
+
+`about` has the `format`, the arguments of the model, what `save` was told, a table of all arrays (dtype, shape and
+CRC-32 of each) and a CRC-32 of itself, so that no bit of a checkpoint changes unnoticed: Orbax stores numbers without
+any. Format 1 had neither table nor checksum; it can still be read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import pathlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from mru.model.sequence import SequenceModel
-
-if TYPE_CHECKING:
-    import orbax.checkpoint as ocp
+from mru.training.checksum import is_sealed, of_array, sealed
 
 # Orbax is slow to import and not needed to use a cell, so each function that uses it imports it.
+
+FORMAT = 2
+
+
+class Damaged(ValueError):
+    """A checkpoint can not be read, or is not what was written."""
 
 
 def flatten(state: nnx.State[Any, Any]) -> dict[str, jax.Array]:
@@ -37,134 +43,188 @@ def unflatten(state: nnx.State[Any, Any], arrays: dict[str, jax.Array]) -> nnx.S
     return nnx.from_flat_state([(path, leaf.replace(arrays[".".join(map(str, path))])) for path, leaf in flat])
 
 
-def manager(workdir: str | pathlib.Path, metric: str | None = None, goal: str = "min") -> ocp.CheckpointManager:
-    """The checkpoints of a run.
+def on_host(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The whole of each array. Each process has all of it: only mesh axis `data` crosses them; it splits no state."""
 
-    The two newest are kept, so that one damaged file does not lose the run, and the best by `metric`.
+    def whole(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        found = np.empty(x.shape, x.dtype)
+        for shard in x.addressable_shards:
+            found[shard.index] = shard.data
+        return found
+
+    return {name: whole(x) for name, x in arrays.items()}
+
+
+def steps(workdir: str | pathlib.Path) -> list[int]:
+    """Steps of the checkpoints of a run, in order. Orbax gives a checkpoint its name when it is whole."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
+
+class Writer:
+    """Writes the checkpoints of a run, in the background.
+
+    The two newest are kept, so that one damaged file does not lose the run, and the best.
 
     Args:
         workdir: Folder of the run.
-        metric: Name of the validation metric that ranks checkpoints; None opens them for reading only.
-        goal: "min" or "max".
     """
-    import orbax.checkpoint as ocp
-    from orbax.checkpoint import checkpoint_managers as policies
 
-    directory = pathlib.Path(workdir).absolute() / "checkpoints"
-    if metric is None:
-        return ocp.CheckpointManager(
-            directory, options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+    def __init__(self, workdir: str | pathlib.Path):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        self.workdir, self.best = pathlib.Path(workdir), -1
+        writer = self
+
+        class Best(policies.PreservationPolicy):
+            def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+                return [checkpoint.step == writer.best for checkpoint in checkpoints]
+
+        kept = policies.AnyPreservationPolicy([policies.LatestN(2), Best()])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept)
+        self.manager = ocp.CheckpointManager(self.workdir.absolute() / "checkpoints", options=options)
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: dict[str, jax.Array],
+        train: dict[str, jax.Array],
+        about: dict[str, Any],
+        best: int | None,
+    ) -> None:
+        """Save a step, once the one before it is written.
+
+        Args:
+            step: Step that it is saved as.
+            model: Variables of the model, as `flatten` names them.
+            train: Other arrays by name.
+            about: JSON-serialisable; `about["model"]` holds the arguments of `SequenceModel`.
+            best: Step of the best checkpoint, which is kept; None if there is none yet.
+
+        Raises:
+            OSError: This one or the one before it could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        about = about | {"format": FORMAT, "arrays": {"model": table(model), "train": table(train)}}
+        about = sealed(about)
+        # The next train step may donate these buffers, so what is written in the background must be copies.
+        model, train = jax.tree.map(jnp.copy, (model, train))
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train), about=ocp.args.JsonSave(about)
         )
+        self.wait()
+        self.best = -1 if best is None else best
+        with self._writing():
+            self.manager.save(step, args=items)
 
-    def rank(metrics: Any) -> float:
-        return metrics[metric]
+    def wait(self) -> None:
+        """Wait until what was saved is written.
 
-    best = policies.BestN(get_metric_fn=rank, reverse=goal == "min", n=1, keep_checkpoints_without_metrics=False)
-    options = ocp.CheckpointManagerOptions(
-        best_fn=rank,
-        best_mode=goal,
-        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-    )
-    return ocp.CheckpointManager(directory, options=options)
+        Raises:
+            OSError: It could not be.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # what a full disk becomes differs from one layer of Orbax to the next
+            raise OSError(f"no checkpoint can be written to {self.workdir / 'checkpoints'}: {reason(error)}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        # An error under way says more than that of a checkpoint which could not be written either.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext(), self._writing():
+            self.manager.close()
 
 
-def save(
-    checkpoints: ocp.CheckpointManager,
-    step: int,
-    *,
-    model: dict[str, jax.Array],
-    train: dict[str, jax.Array],
-    about: dict[str, Any],
-    metrics: dict[str, float] | None,
-) -> None:
-    """Save a step, in the background.
+def about(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
+    """What `Writer.save` was told about a step.
 
-    Args:
-        checkpoints: What `manager` returned.
-        step: Step that it is saved as.
-        model: Variables of the model, as `flatten` names them.
-        train: Other arrays by name.
-        about: JSON-serialisable; `about["model"]` holds the arguments of `SequenceModel`.
-        metrics: Validation metrics; None where the model is not to be ranked.
+    Raises:
+        Damaged: It can not be read, or is not what was written.
+        ValueError: It was written by a later version.
     """
-    import orbax.checkpoint as ocp
+    folder = pathlib.Path(workdir) / "checkpoints" / str(step)
+    try:
+        held = json.loads((folder / "about" / "metadata").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"{folder / 'about'}: {reason(error)}") from None
+    if not isinstance(held, dict):
+        raise Damaged(f"{folder / 'about'}: no JSON object")
+    if "checksum" in held or set(held) != {"model", "task", "progress"}:
+        if not is_sealed(held) or not isinstance(held.get("format"), int):
+            raise Damaged(f"{folder / 'about'}: its checksum is another")
+        if held["format"] > FORMAT:
+            raise ValueError(
+                f"{folder} has format {held['format']}, this version of mru reads up to {FORMAT}: it needs a later one"
+            )
+    return held
 
-    # The next train step may donate these buffers, so what is written in the background must be copies.
-    model, train = jax.tree.map(jnp.copy, (model, train))
-    items = ocp.args.Composite(
-        model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train), about=ocp.args.JsonSave(about)
-    )
-    checkpoints.save(step, args=items, metrics=metrics)
 
-
-def restore(
-    checkpoints: ocp.CheckpointManager, step: int, **like: dict[str, Any]
-) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
-    """The arrays of a step, and what `save` was told about it.
+def restore(workdir: str | pathlib.Path, step: int, **like: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
+    """The arrays of a step.
 
     Args:
-        checkpoints: What `manager` returned.
+        workdir: Folder of the run.
         step: Step to restore.
         **like: `model` or `train`, or both: arrays with the names, shapes, dtypes and shardings to restore to.
+
+    Raises:
+        Damaged: They can not be read, or are not what was written.
+        ValueError: The checkpoint is of another version, or of other arrays.
     """
     import orbax.checkpoint as ocp
 
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    items = {name: ocp.args.StandardRestore(arrays) for name, arrays in target.items()}
-    found = checkpoints.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore(), **items))
-    return {name: found[name] for name in like}, found["about"]
-
-
-def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
-    """The trained model of a run.
-
-    Args:
-        workdir: Folder of the run.
-        step: Which checkpoint; if None, the one that `summary.json` names as best on validation, or else the newest.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint; the message names the folder and the steps that it has.
-        ValueError: The checkpoint does not hold a model of this version.
-    """
-    with opened(workdir, step) as (checkpoints, step):
-        _, about = restore(checkpoints, step)
+    folder, promised = pathlib.Path(workdir).absolute() / "checkpoints" / str(step), about(workdir, step).get("arrays")
+    found = {}
+    for item, wanted in like.items():
+        if promised is not None:
+            _require_same(folder, {name: tuple(row[:2]) for name, row in promised[item].items()}, wanted)
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
         try:
-            graphdef, state = nnx.split(SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{workdir}/checkpoints/{step} holds no model of this version: {error}") from None
-        found, _ = restore(checkpoints, step, model=flatten(state))
-        return nnx.merge(graphdef, unflatten(state, found["model"]))
+            with ocp.StandardCheckpointer() as reader:
+                found[item] = reader.restore(folder / item, target)
+        except Exception as error:  # whatever a damaged file makes of its reader
+            raise Damaged(f"{folder / item}: {reason(error)}") from None
+        if promised is not None and table(found[item]) != promised[item]:
+            raise Damaged(f"{folder / item}: its numbers are not those that were written")
+    return found
 
 
-@contextlib.contextmanager
-def opened(workdir: str | pathlib.Path, step: int | None = None) -> Iterator[tuple[ocp.CheckpointManager, int]]:
-    """The checkpoints of a run, for reading, and the step that `load` would take.
+def table(arrays: Mapping[str, jax.Array]) -> dict[str, list[Any]]:
+    """Dtype, shape and CRC-32 of each array."""
 
-    Raises:
-        FileNotFoundError: As `load`.
-    """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{workdir} holds no checkpoints; expected the workdir of a run of train.py")
-    with _quiet(), manager(workdir) as checkpoints:
-        steps = sorted(checkpoints.all_steps())
-        summary = workdir / "summary.json"
-        if step is None and summary.is_file():
-            step = json.loads(summary.read_text())["best_step"]
-        if step is None and steps:
-            step = steps[-1]
-        if step is None or step not in steps:
-            raise FileNotFoundError(f"{workdir}/checkpoints has no step {step}; steps there: {steps}")
-        yield checkpoints, step
+    def row(x: np.ndarray) -> list[Any]:
+        return [str(x.dtype), list(x.shape), of_array(x)]
+
+    return {name: row(x) for name, x in on_host(arrays).items()}
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax warns that a folder is opened for reading only, as it was asked to be."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _require_same(folder: pathlib.Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    here = {name: (str(x.dtype), list(x.shape)) for name, x in wanted.items()}
+    differ = [name for name in sorted({*held, *here}) if held.get(name) != here.get(name)]
+    if differ:
+
+        def words(row: Any) -> str:
+            return "none" if row is None else f"{row[0]} {tuple(row[1])}"
+
+        name, more = differ[0], f", and {len(differ) - 1} more differ" if len(differ) > 1 else ""
+        raise ValueError(
+            f"{folder} holds other arrays: {name} is {words(held.get(name))} there and {words(here.get(name))} in this "
+            f"model{more}; it is of another model or version of mru"
+        )
+
+
+def reason(error: BaseException) -> str:
+    """The first words of an error, in one line."""
+    return " ".join(str(error).split())[:150] or type(error).__name__

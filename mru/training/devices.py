@@ -78,6 +78,12 @@ def _found(variable: str) -> tuple[str, int, int, Any]:
     return address, count, number, local
 
 
+def make_deterministic() -> None:
+    """Let XLA choose only programs on a GPU that give the same bits each time; before JAX first asks for a device."""
+    # It also keeps XLA from choosing by time which of several programs to take, which is seldom the same twice.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
 def keep_programs() -> None:
     """Keep compiled programs between runs, unless JAX was told where to (`JAX_COMPILATION_CACHE_DIR`)."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import math
+import os
 import pathlib
 import sys
+import time
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from mru.training.config import Config
-from mru.training.workdir import write
+from mru.training.events import Events
+from mru.training.files import move_aside, write
+from mru.training.messages import RunFailed, say
+from mru.training.progress import Progress
 
 
 class Log:
     """metrics.jsonl, TensorBoard events and the progress bar, written by process 0.
 
-    The clock of the progress bar starts here, so this is made when the train step is compiled.
-
     Args:
         config: The run.
         start: Step that it goes on from.
-        window: Training metrics of steps before it that no line has averaged yet.
+        progress: Its progress there.
     """
 
-    def __init__(self, config: Config, start: int, window: dict[str, list[float]]):
-        from tensorboardX import SummaryWriter
-        from tqdm import tqdm
-
+    def __init__(self, config: Config, start: int, progress: Progress):
         workdir, self.active = config.workdir, jax.process_index() == 0
         self.metric, self.every, self.path = config.task.metric, config.train.log_every, workdir / "metrics.jsonl"
         self.waiting: list[tuple[int, dict[str, jax.Array]]] = []
+        window = progress.window
         self.window = [{name: np.asarray(x, np.float32) for name, x in window.items()}] if window else []
+        self.last = dict(progress.last)
         self.shown: dict[str, str] = {}
+        self.bar: Any = None
         if not self.active:
             return
-        # What was logged after the checkpoint that the run goes on from will be logged again.
-        write(self.path, "".join(json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= start))
-        self.events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        texts = keep(workdir, start, progress.log)
+        self.written = extent(texts)
+        self.events = Events(workdir, map(json.loads, texts))
+
+    @contextlib.contextmanager
+    def progress_bar(self, step: int, steps: int) -> Iterator[None]:
+        """Show the progress bar, from a step on; its clock starts here, so the train step is compiled by now."""
+        from tqdm import tqdm
+
+        if not self.active:
+            yield
+            return
         interval = 0.5 if sys.stderr.isatty() else 10
-        self.bar = tqdm(total=config.train.steps, initial=start, unit="step", mininterval=interval, dynamic_ncols=True)
+        with tqdm(total=steps, initial=step, unit="step", mininterval=interval, dynamic_ncols=True) as self.bar:
+            yield
 
     def train(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take the metrics of the steps up to `step`, which the device may still be computing; write those before.
 
         Raises:
-            FloatingPointError: As `fetch`.
+            RunFailed: As `fetch`.
         """
         self.waiting.append((step, metrics))
         self.fetch(keep=1)
@@ -55,20 +73,18 @@ class Log:
         """Fetch all metrics but the newest `keep`, for which the device would have to be waited for; write what is due.
 
         Raises:
-            FloatingPointError: The loss or its gradient was not finite; the argument is the step.
+            RunFailed: One of them was not finite.
         """
         while len(self.waiting) > keep:
             step, metrics = self.waiting.pop(0)
             values = {name: np.atleast_1d(x) for name, x in jax.device_get(metrics).items()}
-            bad = np.flatnonzero(~np.isfinite(values["loss"] + values["gradient_norm"]))
             before = step - len(values["loss"])
-            if bad.size:
-                raise FloatingPointError(before + int(bad[0]) + 1)
+            require_finite(values, before)
             self.window.append(values)
             if step // self.every != before // self.every:
                 self.flush(step)
             self.shown |= {name: f"{values[name].mean():.4g}" for name in ("loss", self.metric)}
-            if self.active:
+            if self.bar is not None:
                 self.bar.set_postfix(self.shown, refresh=False)
                 self.bar.update(step - self.bar.n)
 
@@ -86,28 +102,101 @@ class Log:
 
     def line(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line, of one split."""
+        self.last[split] = {"step": step, **values}
         if split == "validation":
             self.shown |= {f"val_{self.metric}": f"{values[self.metric]:.4g}"}
         if not self.active:
             return
+        line = {"step": step, "split": split, **values, "time": round(time.time(), 3)}
+        text = json.dumps(line, allow_nan=False) + "\n"
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        for name, value in values.items():
-            self.events.add_scalar(f"{split}/{name}", value, step)
+            file.write(text)
+        self.written = extent([text], self.written)
+        self.events.write(line)
+
+    def stamp(self, progress: Progress) -> Progress:
+        """The progress with what a later start needs of the log, all of which is on the disk then."""
+        if self.active:
+            self.events.flush()
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+            progress = dataclasses.replace(progress, log=self.written)
+        return dataclasses.replace(progress, window=self.pending(), last=dict(self.last))
 
     def close(self) -> None:
-        """Close the progress bar and the events."""
+        """Close the events."""
         if self.active:
-            self.bar.close()
             self.events.close()
 
 
-def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without one that a kill cut short."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
+def require_finite(values: dict[str, np.ndarray], before: int) -> None:
+    """Require that each metric of each step after step `before` is finite.
+
+    Raises:
+        RunFailed: One is not; the message names the first.
+    """
+    finite = {name: np.isfinite(x) for name, x in values.items()}
+    # The loss first: what else is not finite follows from it.
+    bad = [(int(np.argmin(x)), name != "loss", name) for name, x in finite.items() if not x.all()]
+    if bad:
+        place, _, name = min(bad)
+        raise RunFailed(f"the {name.replace('_', ' ')} is not finite at step {before + place + 1}")
+
+
+def extent(texts: list[str], before: dict[str, int] | None = None) -> dict[str, int]:
+    """Number and CRC-32 of lines, after those `before`."""
+    lines, check = (before["lines"], before["crc32"]) if before else (0, 0)
+    return {"lines": lines + len(texts), "crc32": zlib.crc32("".join(texts).encode(), check)}
+
+
+def keep(workdir: pathlib.Path, start: int, written: dict[str, int] | None) -> list[str]:
+    """Take from metrics.jsonl the lines after step `start`, which will be logged again; the texts of the others.
+
+    If some are damaged or missing, the file is moved aside with a warning, and what can be read of it is kept.
+
+    Args:
+        workdir: Folder of the run.
+        start: Step that the run goes on from.
+        written: `extent` of the log then; None if that is not known.
+    """
+    path = workdir / "metrics.jsonl"
+    existed, (lines, damaged) = path.exists(), read(path)
+    texts = [text for text, line in lines if line["step"] <= start]
+    if damaged or (written is not None and extent(texts) != written):
+        promised = f" of {written['lines']}" if written else ""
+        aside = f", moved to {move_aside(workdir, path)}" if existed else ""
+        say(f"warning: metrics.jsonl is damaged{aside}; {len(texts)}{promised} lines up to step {start} are left")
+    if existed:
+        write(path, "".join(texts))
+    return texts
+
+
+def read(path: pathlib.Path) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
+    """The lines of metrics.jsonl, as text and as what they say, and whether there is more that is no such line.
+
+    A last line without its end is no damage: a kill cut it short.
+    """
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], False
+    except OSError:
+        return [], True
+    lines, damaged = [], False
+    for text in texts[:-1]:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+            line = json.loads(text)
+            fine = _is_line(line)
+        except (ValueError, RecursionError):
+            fine = False
+        if fine:
+            lines.append((text.decode() + "\n", line))
+        damaged |= not fine
+    return lines, damaged
+
+
+def _is_line(line: Any) -> bool:
+    if not isinstance(line, dict) or line.get("split") not in ("train", "validation"):
+        return False
+    numbers = [x for name, x in line.items() if name != "split"]
+    return type(line.get("step")) is int and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)

@@ -25,6 +25,10 @@ class UserError(Exception):
     """A mistake of the user's, told in one line; exit code 2."""
 
 
+class RunFailed(Exception):
+    """Something that a run can not go on with, told in one line; exit code 1."""
+
+
 def error_line(error: Exception) -> str:
     """What is printed of a mistake: one line of fewer than 300 characters, all of them printable."""
     return cut(printable(" ".join(f"error: {error}".split())), 299)

@@ -25,6 +25,8 @@ class Progress:
         wall: All seconds.
         compile: Those of compiling the train step.
         steps: Steps that learning rate and ramps were stretched over; None in checkpoints of earlier versions.
+        last: The last line of the log of each split, with its step.
+        log: How much of the log was written; None in checkpoints of earlier versions.
     """
 
     best: float | None = None
@@ -35,6 +37,8 @@ class Progress:
     wall: float = 0.0
     compile: float = 0.0
     steps: int | None = None
+    last: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    log: dict[str, int] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Any
 
 import jax
 
 from mru.training import plots, provenance
-from mru.training.log import read_log
+from mru.training.checkpoint import Damaged, Writer, reason, steps
+from mru.training.log import read as read_log
 from mru.training.messages import UserError, say
 from mru.training.progress import Clock, Progress
 from mru.training.resume import restore
 from mru.training.stop import Stop
+from mru.training.summary import save
 from mru.training.trainer import Trainer, TrainState
-from mru.training.workdir import write
 
 
 def report(
-    trainer: Trainer,
-    state: TrainState,
-    progress: Progress,
-    checkpoints: Any,
-    stop: Stop,
-    clock: Clock,
-    argv: list[str],
+    trainer: Trainer, state: TrainState, progress: Progress, writer: Writer, stop: Stop, clock: Clock, argv: list[str]
 ) -> None:
     """Read the test set once, at the best checkpoint, and write what came of the run.
 
     Raises:
-        UserError: The best checkpoint is damaged.
+        UserError: No checkpoint can be read.
+        RunFailed: A validation or test example has something that is not finite.
         Stopped: A signal came.
     """
-    config, task, best_step = trainer.config, trainer.task, progress.best_step
-    assert best_step is not None
-    checkpoints.wait_until_finished()
-    try:
-        best, _ = restore(checkpoints, state, best_step)
-    except Exception as error:  # whatever a damaged file makes of its reader
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged ({reason})") from None
+    config, task = trainer.config, trainer.task
+    writer.wait()
+    best_step, best = _best(trainer, state, progress)
     values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
     say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in values.items()))
     retention = {}
@@ -48,51 +38,72 @@ def report(
         retention[length] = trainer.evaluate_at(best, task.at(length), stop.check)[task.metric]
         say(f"{task.retention_axis} {length:>9,}: test {task.metric} {retention[length]:.4g}")
     if jax.process_index() == 0:
-        _write(trainer, progress, int(state.step), {**values, "retention": retention}, clock, argv)
+        measured = {"best_step": best_step, **values, "retention": retention}
+        if best_step != progress.best_step:
+            measured["damaged_best_step"] = progress.best_step
+        _write(trainer, progress, int(state.step), measured, clock, argv)
         say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
 
 
+def _best(trainer: Trainer, state: TrainState, progress: Progress) -> tuple[int, TrainState]:
+    """The best checkpoint and its step; if it is damaged, the best of the others on validation, with a warning."""
+    config, task, best_step = trainer.config, trainer.task, progress.best_step
+    assert best_step is not None
+    try:
+        return best_step, restore(config, state, best_step)[0]
+    except Damaged as error:
+        why = reason(error)
+    found: list[tuple[float, int, TrainState]] = []
+    for step in steps(config.workdir):
+        if step == best_step or step < trainer.settled:
+            continue
+        try:
+            other = restore(config, state, step)[0]
+        except Damaged:
+            continue
+        value = trainer.evaluate(other, "validation")[task.metric]
+        found.append((value if task.goal == "max" else -value, step, other))
+    if not found:
+        raise UserError(
+            f"workdir = {config.workdir}: its best checkpoint {best_step} is damaged, and no other can be read ({why})"
+        )
+    _, step, other = max(found, key=lambda one: one[:2])
+    say(f"warning: the best checkpoint {best_step} is damaged ({why}); the next best, {step}, is reported in its place")
+    return step, other
+
+
 def _write(
-    trainer: Trainer, progress: Progress, steps: int, measured: dict[str, Any], clock: Clock, argv: list[str]
+    trainer: Trainer, progress: Progress, done: int, measured: dict[str, Any], clock: Clock, argv: list[str]
 ) -> None:
     """summary.json and the plots."""
     config, task = trainer.config, trainer.task
-    log = read_log(config.workdir / "metrics.jsonl")
     summary = {
         "task": config.resolved["task"],
         "cells": config.model.blocks,
         "parameters": trainer.parameters,
-        "steps": steps,
-        "best_step": progress.best_step,
+        "steps": done,
+        "best_step": None,
         "seed": config.train.seed,
         "metric": task.metric,
         "chance": task.chance,
         **measured,
-        **_last(log, progress.best_step),
+        **_last(progress, measured["best_step"]),
         "seconds": {"wall": clock.wall(), "compile": clock.compile},
-        "steps_per_second": steps / clock.train,
+        "steps_per_second": done / clock.train,
         "device": provenance.device(),
         "versions": provenance.versions(),
         "command": shlex.join(["python", "train.py", *argv]),
         "commit": provenance.commit(),
     }
+    log = [line for _, line in read_log(config.workdir / "metrics.jsonl")[0]]
     plots.plot(config.workdir / "plots", log, summary, task.retention_axis)
-    text = json.dumps({name: x if name == "task" else rounded(x) for name, x in summary.items()}, indent=2)
-    write(config.workdir / "summary.json", text + "\n")
+    save(config.workdir, summary)
 
 
-def _last(log: list[dict[str, Any]], best_step: int | None) -> dict[str, dict[str, float]]:
+def _last(progress: Progress, best_step: int) -> dict[str, dict[str, float]]:
     """The last line of training, and of validation where that is not the best step's."""
-    found = {}
-    for split in ("train", "validation"):
-        lines = [line for line in log if line["split"] == split]
-        if lines and (split == "train" or lines[-1]["step"] != best_step):
-            found[f"last_{split}"] = {name: x for name, x in lines[-1].items() if name not in ("step", "split")}
-    return found
-
-
-def rounded(x: Any) -> Any:
-    """Six significant digits of every float in plain data: more are noise."""
-    if isinstance(x, dict):
-        return {name: rounded(value) for name, value in x.items()}
-    return float(f"{x:.6g}") if isinstance(x, float) else x
+    lines = {split: line for split, line in progress.last.items() if split == "train" or line["step"] != best_step}
+    return {
+        f"last_{split}": {name: x for name, x in line.items() if name != "step"}
+        for split, line in sorted(lines.items())
+    }

@@ -6,42 +6,67 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
 from mru.model import SequenceModel
 from mru.training import checkpoint
+from mru.training.checkpoint import Damaged, Writer
 from mru.training.config import Config, model_arguments
-from mru.training.messages import UserError, say
+from mru.training.files import move_aside
+from mru.training.load import chosen
+from mru.training.messages import RunFailed, UserError, say
 from mru.training.progress import Progress
 from mru.training.trainer import TrainState
+from mru.training.workdir import MAY_CHANGE, mark_first
 
 
-def save(checkpoints: Any, config: Config, state: TrainState, progress: Progress, metrics: Any) -> None:
-    """Save a train state, in the background, ranked by its validation metrics if it has some."""
-    about = {"model": model_arguments(config), "task": config.resolved["task"]}
-    about |= {"progress": dataclasses.asdict(progress)}
-    checkpoint.save(checkpoints, int(state.step), **arrays(state), about=about, metrics=metrics)
+def save(writer: Writer, config: Config, state: TrainState, progress: Progress) -> None:
+    """Save a train state, in the background; the first one of a run is written when this returns.
+
+    Raises:
+        RunFailed: A number in it is not finite.
+        OSError: It can not be written.
+    """
+    step, held = int(state.step), arrays(state)
+    require_finite(step, checkpoint.flatten(state.params) | held["train"])
+    about = {"model": model_arguments(config), "config": config.resolved, "progress": dataclasses.asdict(progress)}
+    first = not checkpoint.steps(config.workdir)
+    writer.save(step, **held, about=about, best=progress.best_step)
+    if first:
+        writer.wait()
+        if jax.process_index() == 0:
+            mark_first(config.workdir, step)
 
 
-def restore(checkpoints: Any, like: TrainState, step: int) -> tuple[TrainState, Progress]:
+def require_finite(step: int, arrays: dict[str, jax.Array]) -> None:
+    """See `save`."""
+    if bad := [name for name, x in checkpoint.on_host(arrays).items() if not np.all(np.isfinite(x))]:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise RunFailed(f"{bad[0]}{more} of the model and its optimiser are not finite at step {step}")
+
+
+def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Progress]:
     """The train state of a step, with the shardings of `like`, and its progress.
 
     Raises:
-        UserError: The checkpoint is of another version.
-        Exception: Whatever a damaged file makes of its reader.
+        Damaged: The checkpoint can not be read, or is not what was written.
+        ValueError: It is of another version, or of another model.
     """
-    quiet_abandoned_reads()
-    target = arrays(like)
-    found, about = checkpoint.restore(checkpoints, step, **target)
+    about, target = checkpoint.about(config.workdir, step), arrays(like)
+    if not all(isinstance(about.get(name), dict) for name in ("model", "progress")):
+        raise Damaged(f"checkpoint {step} lacks its model or progress")
+    fixed = {name: x for name, x in model_arguments(config).items() if f"model.{name}" not in MAY_CHANGE}
+    if fixed != {name: about["model"].get(name) for name in fixed}:
+        raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
+    found = checkpoint.restore(config.workdir, step, **target)
     leaves = [found["train"][name] for name in target["train"]]
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
@@ -57,41 +82,47 @@ def arrays(state: TrainState) -> dict[str, dict[str, jax.Array]]:
     }
 
 
-def newest(checkpoints: Any, like: TrainState, workdir: pathlib.Path) -> tuple[TrainState, Progress] | None:
-    """The newest checkpoint that can be read, or None if there are none; damaged ones are moved aside.
+def newest(config: Config, like: TrainState) -> tuple[TrainState, Progress] | None:
+    """The newest checkpoint that can be read, or None if there are none; damaged ones after it are moved aside.
 
     Raises:
-        UserError: There are checkpoints, and none of them can be read.
+        UserError: There are checkpoints, and none of them can be read, or they are of another model or version. None
+            is moved then.
     """
-    steps, aside = sorted(checkpoints.all_steps(), reverse=True), workdir / "damaged"
-    for step in steps:
+    workdir, damaged = config.workdir, {}
+    steps = checkpoint.steps(workdir)
+    for step in reversed(steps):
         try:
-            return restore(checkpoints, like, step)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a damaged file makes of its reader
-            reason = " ".join(str(error).split())[:200]
-            say(f"warning: checkpoint {step} is damaged, moved to {aside}; going on from the one before it ({reason})")
-            if jax.process_index() == 0:
-                aside.mkdir(exist_ok=True)
-                (checkpoints.directory / str(step)).rename(aside / f"{step}-{time.time_ns()}")
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoint moved")
-            checkpoints.reload()
-    if steps:
-        raise UserError(f"workdir = {workdir}: none of its checkpoints {steps} can be read; they are in {aside}")
-    return None
+            found = restore(config, like, step)
+            break
+        except Damaged as error:
+            damaged[step] = checkpoint.reason(error)
+        except ValueError as error:
+            raise UserError(f"workdir = {workdir}: {error}") from None
+    else:
+        if not steps:
+            return None
+        raise UserError(
+            f"workdir = {workdir}: none of its checkpoints {steps} can be read ({damaged[steps[-1]]}); nothing was "
+            "changed: put back a copy of them, or start over in another folder"
+        )
+    for number, why in damaged.items():
+        if jax.process_index() == 0:
+            move_aside(workdir, workdir / "checkpoints" / str(number))
+        say(f"warning: checkpoint {number} is damaged, moved to {workdir / 'damaged'}; going on from {step} ({why})")
+    if damaged and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("damaged checkpoints moved")
+    return found
 
 
 @contextlib.contextmanager
-def _source(workdir: str) -> Iterator[tuple[Any, int, nnx.State[Any, Any]]]:
-    """The checkpoints of a run to start from, the step to take, and what its model holds, without the arrays."""
+def _source(workdir: str) -> Iterator[tuple[int, nnx.State[Any, Any]]]:
+    """The step of a run to start from, and what its model holds, without the arrays."""
     try:
-        with checkpoint.opened(workdir) as (checkpoints, step):
-            _, about = checkpoint.restore(checkpoints, step)
-            model = nnx.eval_shape(lambda: SequenceModel(**about["model"], rngs=nnx.Rngs(0)))
-            yield checkpoints, step, nnx.state(model)
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        step = chosen(workdir)
+        about = checkpoint.about(workdir, step)
+        yield step, nnx.state(nnx.eval_shape(lambda: SequenceModel(**about["model"], rngs=nnx.Rngs(0))))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"init_from = {workdir}: {error}") from None
 
 
@@ -108,7 +139,7 @@ def check_source(config: Config) -> None:
         return {name: x.shape for name, x in checkpoint.flatten(nnx.filter_state(state, nnx.Param)).items()}
 
     wanted = shapes(nnx.state(nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))))
-    with _source(config.init_from) as (_, _, state):
+    with _source(config.init_from) as (_, state):
         found = shapes(state)
     differ = [
         f"{name} {found.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
@@ -125,18 +156,21 @@ def check_source(config: Config) -> None:
 def started_from(workdir: str, state: TrainState) -> TrainState:
     """`state` with the parameters of another run: of its best checkpoint, as `mru.load` takes it."""
     wanted, rest = checkpoint.flatten(state.params), state.step.sharding
-    with _source(workdir) as (checkpoints, step, held):
+    with _source(workdir) as (step, held):
         like = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[name].sharding if name in wanted else rest)
             for name, x in checkpoint.flatten(held).items()
         }
-        found, _ = checkpoint.restore(checkpoints, step, model=like)
+        found = checkpoint.restore(workdir, step, model=like)
     return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
 
 
 @functools.cache
-def quiet_abandoned_reads() -> None:
-    """When a read of a checkpoint fails, Orbax closes the event loop of the others; what these say of it is no news."""
+def quiet_abandoned_files() -> None:
+    """When a file of a checkpoint can not be read or written, Orbax closes the event loop of the others.
+
+    What these say of it, in stack traces, is no news.
+    """
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -21,7 +21,7 @@ from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
 from mru.training.estimate import RETENTION_ROWS
-from mru.training.messages import UserError, compiling
+from mru.training.messages import RunFailed, UserError, compiling
 from mru.training.task import Task
 
 
@@ -142,7 +142,9 @@ class Trainer:
 
     def _sums(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         values = self.task.metrics(outputs, batch) | {"loss": self.task.loss(outputs, batch)}
-        return {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
+        sums = {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
+        finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
+        return sums | {"first_bad": jnp.where(finite.all(), -1, jnp.argmin(finite))}
 
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         def sums(params: Any, rest: Any, batch: Any) -> dict[str, jax.Array]:
@@ -155,7 +157,11 @@ class Trainer:
         return self.evaluation(state.params, state.rest, batch)
 
     def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
-        """Mean loss and metrics over a split."""
+        """Mean loss and metrics over a split.
+
+        Raises:
+            RunFailed: An example has something that is not finite.
+        """
         batches = evaluation_batches(
             self.task,
             split,
@@ -164,7 +170,8 @@ class Trainer:
             process_count=jax.process_count(),
         )
         with jax.set_mesh(self.mesh):
-            return _mean([self._evaluate(state, self.place(batch, 0)) for batch in batches])
+            sums = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
+        return _mean(sums, split, self.config.train.batch_size)
 
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
@@ -182,6 +189,9 @@ class Trainer:
             state: Whose parameters to evaluate.
             task: The task at that length.
             check: Called after each chunk; what it raises ends the evaluation.
+
+        Raises:
+            RunFailed: As `evaluate`.
         """
         chunk, rows, budget = 1000, RETENTION_ROWS, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
@@ -202,11 +212,19 @@ class Trainer:
                 outputs = [*outputs, output] if task.pooling == "none" else [output]
                 check()
             sums.append(self._sums(jnp.concatenate(outputs, 1) if len(outputs) > 1 else outputs[0], batch))
-        return _mean(sums)
+        return _mean(sums, f"test (length {task.length:,})", rows)
 
 
-def _mean(sums: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Weighted means, in float64, of what the batches summed up."""
-    total = {name: sum(float(x[name]) for x in jax.device_get(sums)) for name in sums[0]}
+def _mean(sums: list[dict[str, jax.Array]], split: str, batch_size: int) -> dict[str, float]:
+    """Weighted means, in float64, of what the batches summed up.
+
+    Raises:
+        RunFailed: A loss or metric was not finite; the message names the split and the first such example.
+    """
+    fetched = jax.device_get(sums)
+    bad = [number * batch_size + int(x["first_bad"]) for number, x in enumerate(fetched) if x["first_bad"] >= 0]
+    if bad:
+        raise RunFailed(f"the loss or a metric of {split} example {bad[0]} is not finite, though its data is")
+    total = {name: sum(float(x[name]) for x in fetched) for name in fetched[0] if name != "first_bad"}
     weight = total.pop("weight")
     return {name: value / weight for name, value in total.items()}

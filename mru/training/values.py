@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 import typing
 from typing import Any
@@ -90,6 +91,9 @@ def _fit(value: Any, hint: Any) -> Any:
 
 def _float(value: int | float) -> float:
     try:
-        return float(value)
+        found = float(value)
     except OverflowError:
         raise ValueError("it is too large") from None
+    if math.isnan(found):
+        raise ValueError("it is no number")
+    return found

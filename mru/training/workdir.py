@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import yaml
 
-from mru.training import plain_yaml
+from mru.training import checkpoint, plain_yaml, summary
 from mru.training.config import Config
-from mru.training.messages import UserError
+from mru.training.files import move_aside, write
+from mru.training.messages import UserError, say
 
+# That the run has had a checkpoint. It lies beside them, so that it outlives them.
+FIRST = "first_checkpoint.json"
 # What may differ when a run goes on; README has it as a table. Where it runs:
 PLACES = ("workdir", "mesh", "distributed")
 # How long, how it is watched, and how the same numbers are computed:
@@ -21,6 +24,7 @@ MAY_CHANGE = (
     "train.eval_every",
     "train.log_every",
     "train.steps_per_dispatch",
+    "train.deterministic",
     "train.patience",
     "model.method",
     "model.remat",
@@ -29,43 +33,78 @@ MAY_CHANGE = (
 FORMER_DEFAULT = {"start": 1.0, "end": 0.0, "begin": 0.2, "finish": 0.6}
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
-
-
 def earlier(config: Config) -> dict[str, Any] | None:
-    """The config.yaml of the run that the workdir holds, if it holds one with which this config can go on.
+    """The config of the run that the workdir holds, if it holds one with which this config can go on.
+
+    The newest checkpoint that can be read says what it is; before there is one, and in runs of earlier versions,
+    config.yaml does.
 
     Raises:
-        UserError: It can not; the message names what differs.
+        UserError: It can not go on, and why.
     """
-    workdir = config.workdir
-    if not (workdir / "config.yaml").is_file():
-        if workdir.exists() and not workdir.is_dir():
-            raise UserError(f"workdir = {workdir}, allowed: a folder; this is a file")
+    workdir, path = config.workdir, config.workdir / "config.yaml"
+    written = read_config(path)
+    held = _of_checkpoints(workdir)
+    before = held or written
+    if before is None:
+        if path.exists() or checkpoint.steps(workdir):
+            raise UserError(
+                f"workdir = {workdir}, allowed: a new folder, or one whose config.yaml is that of its run; it "
+                f"{'can not be read' if path.exists() else 'is missing'}: put it back, or start over in another folder"
+            )
+        _require_unused(workdir)
         return None
-    try:
-        before = plain_yaml.read(workdir / "config.yaml")
-    except (OSError, plain_yaml.NotPlain):
-        before = None
-    changed = _differences(before, config.resolved) if isinstance(before, dict) else ["config.yaml, unreadable"]
-    if changed:
+    if changed := _differences(before, config.resolved):
         raise UserError(
             f"workdir = {workdir}, allowed: a new folder, or settings as in that run; it has {'; '.join(changed)}"
         )
-    folder = workdir / "checkpoints"
-    done = max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
+    _require_unused(workdir)
+    done = max(checkpoint.steps(workdir), default=0)
     if done > config.train.steps:
         raise UserError(f"train.steps = {config.train.steps}, allowed: at least the {done} that {workdir} has done")
-    return before
+    if held is not None and (written is None or _differences(held, written)):
+        say(f"warning: {path} is not as the checkpoints have it; it is written anew")
+        return held
+    return written
+
+
+def _of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The config in the newest checkpoint that can be read and has it."""
+    for step in reversed(checkpoint.steps(workdir)):
+        try:
+            return checkpoint.about(workdir, step).get("config")
+        except checkpoint.Damaged:
+            continue
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return None
+
+
+def _require_unused(workdir: pathlib.Path) -> None:
+    """A run without a checkpoint starts from step 0, which only one that never had a checkpoint may do.
+
+    Raises:
+        UserError: There was one.
+    """
+    if checkpoint.steps(workdir):
+        return
+    traces = [workdir / FIRST, *workdir.glob("summary*.json"), *workdir.glob("damaged/[0-9]*")]
+    if found := [path for path in traces if path.exists()]:
+        raise UserError(
+            f"workdir = {workdir} has had checkpoints, as {found[0].relative_to(workdir)} tells, and has none now: put "
+            f"them back in {workdir / 'checkpoints'}, or start over in another folder"
+        )
+
+
+def mark_first(workdir: pathlib.Path, step: int) -> None:
+    """Note that the run has a checkpoint, once; from here on it never starts from step 0 by itself."""
+    if not (workdir / FIRST).exists():
+        write(workdir / FIRST, json.dumps({"step": step}) + "\n")
 
 
 def is_complete(config: Config, before: dict[str, Any] | None) -> bool:
     """Whether the run has its summary, and the config asks for no more steps or patience than it had."""
-    if before is None or not (config.workdir / "summary.json").is_file():
+    if before is None or summary.fitting(config) is None:
         return False
     steps, patience = config.train.steps, config.train.patience
     held = before["train"]["patience"]
@@ -74,21 +113,25 @@ def is_complete(config: Config, before: dict[str, Any] | None) -> bool:
 
 
 def prepare(config: Config) -> None:
-    """Make the folder and write config.yaml; the summary of a run that goes on becomes summary-STEPS.json.
+    """Write config.yaml; the summary of a run that goes on becomes summary-STEPS.json, a damaged one is moved aside."""
+    if jax.process_index() != 0:
+        return
+    path, held = config.workdir / "summary.json", summary.fitting(config)
+    # First, so that a kill between the two does not leave a summary that looks like that of the longer run.
+    if held is not None:
+        path.rename(path.with_name(f"summary-{held['steps']}.json"))
+    elif path.exists():
+        say(f"warning: summary.json is damaged or of another run, moved to {move_aside(config.workdir, path)}")
+    write(config.workdir / "config.yaml", yaml.safe_dump(config.resolved, sort_keys=False))
 
-    Raises:
-        UserError: The folder can not be written.
-    """
-    summary = config.workdir / "summary.json"
+
+def read_config(path: pathlib.Path) -> dict[str, Any] | None:
+    """A config.yaml; None if there is none, or none that can be read."""
     try:
-        config.workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            # First, so that a kill between the two does not leave a summary that looks like that of the longer run.
-            if summary.is_file():
-                summary.rename(summary.with_name(f"summary-{json.loads(summary.read_text())['steps']}.json"))
-            write(config.workdir / "config.yaml", yaml.safe_dump(config.resolved, sort_keys=False))
-    except OSError as error:
-        raise UserError(f"workdir = {config.workdir}, allowed: a folder to write in; {error.strerror}") from None
+        held = plain_yaml.read(path)
+    except (OSError, plain_yaml.NotPlain):
+        return None
+    return held if isinstance(held, dict) and isinstance(held.get("train"), dict) else None
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

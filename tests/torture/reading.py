@@ -11,7 +11,7 @@ from typing import Any
 import tensorstore as ts  # which Orbax brings
 
 # What two equal runs may differ in.
-OWN = ("seconds", "steps_per_second", "command", "commit")
+OWN = ("seconds", "steps_per_second", "command", "commit", "checksum")
 
 
 @dataclass(frozen=True)

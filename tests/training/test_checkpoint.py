@@ -10,6 +10,7 @@ from train_helpers import ROOT, arrays, assert_same_arrays, steps
 
 import mru
 import mru.training.checkpoint
+from mru.training.checksum import is_sealed, sealed
 from mru.training.progress import Progress
 
 TRAINING = ["grain", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "sklearn", "tasks"]
@@ -51,8 +52,9 @@ def test_a_crafted_checkpoint_is_refused(copied, model):
     workdir, _ = copied
     path = workdir / "checkpoints/40/about/metadata"
     about = json.loads(path.read_text())
-    assert set(about) == {"model", "task", "progress"}
-    path.write_text(json.dumps({"model": model} if model else {"progress": {}}))
+    assert is_sealed(about)
+    crafted = {**about, "model": model} if model else {"format": about["format"]}
+    path.write_text(json.dumps(sealed({name: x for name, x in crafted.items() if name != "checksum"})))
     with pytest.raises(ValueError, match="40 holds no model of this version"):
         mru.load(workdir, 40)
 
@@ -69,21 +71,14 @@ def test_checkpoints_hold_no_pickles(finished):
 
 
 def test_of_equal_metrics_the_latest_is_kept(tmp_path):
-    """The rule of `Progress.evaluated`, and that of the folder, must be one, or the best would be deleted."""
+    """The folder keeps what `Progress.evaluated` says is best, beside the two newest."""
     for goal, values in (("min", [3, 1, 2, 1, 2, 3, 2]), ("max", [1, 3, 2, 3, 2, 1, 2])):
         progress = Progress()
-        with mru.training.checkpoint.manager(tmp_path / goal, "m", goal) as checkpoints:
+        with mru.training.checkpoint.Writer(tmp_path / goal) as writer:
             for step, value in enumerate(values, 1):
                 progress = progress.evaluated(float(value), step, goal)
-                mru.training.checkpoint.save(
-                    checkpoints,
-                    step,
-                    model={"a": jnp.ones(1)},
-                    train={"b": jnp.ones(1)},
-                    about={},
-                    metrics={"m": float(value)},
-                )
-            checkpoints.wait_until_finished()
+                held = {"model": {"a": jnp.ones(1)}, "train": {"b": jnp.ones(1)}}
+                writer.save(step, **held, about={}, best=progress.best_step)
         assert (progress.best_step, progress.since_best) == (4, 3)
         assert steps(tmp_path / goal) == [4, 6, 7]
 

@@ -154,7 +154,7 @@ MISTAKES = {
         ["train.schedules.epsilon", "0.8", "0.2", "begin <= finish <= 1"],
     ),
     "ramp after the end": (["--train.schedules.epsilon.finish", "1.5"], BISTABLE, ["epsilon", "1.5", "finish <= 1"]),
-    "ramp to nowhere": (["--train.schedules.epsilon.end", ".nan"], BISTABLE, ["epsilon", "nan", "finite"]),
+    "ramp to nowhere": (["--train.schedules.epsilon.end", ".nan"], BISTABLE, ["epsilon.end = .nan", "a number"]),
     "ramp to a word": (
         ["--train.schedules.epsilon.end", "zero"],
         TINY,

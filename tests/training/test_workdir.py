@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import yaml
 from train_helpers import assert_refused, config_file, main, parse
 
-from mru.training import workdir
+from mru.training import summary, workdir
+from mru.training.checksum import sealed
 from mru.training.messages import UserError
 
 
@@ -14,10 +17,11 @@ def test_workdirs_that_can_not_be(here, nothing_compiles, monkeypatch):
     assert (here / "file").read_text() == "mine"
 
     def read_only(path, text):  # root, who runs some test machines, could write to any folder
-        raise PermissionError(13, "Permission denied")
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(workdir, "write", read_only)
-    assert_refused(*main("--config", config, "--workdir", "locked"), ["workdir = locked", "Permission denied"])
+    code, said = main("--config", config, "--workdir", "locked")
+    assert (code, said) == (1, "error: [Errno 13] Permission denied: 'locked/config.yaml'\n")
 
 
 def test_the_workdir_of_another_run(here, nothing_compiles):
@@ -33,7 +37,7 @@ def test_the_workdir_of_another_run(here, nothing_compiles):
     assert workdir.earlier(parse(argv[:4])) is not None
     for broken in (b"{", b"\xff\xfe\x00", b"- a\n", b"[" * 5000, b"a: !!set {a}", b"5: 1", b"a: 1\na: 1", b"9" * 5000):
         (here / "w/config.yaml").write_bytes(broken)
-        assert_refused(*main(*argv[:4]), ["workdir = w", "config.yaml, unreadable"])
+        assert_refused(*main(*argv[:4]), ["workdir = w", "config.yaml", "can not be read"])
 
 
 def test_what_may_change_as_a_run_goes_on(here):
@@ -86,5 +90,37 @@ def test_a_run_is_complete_until_it_is_asked_for_more(held, now, complete, here)
     (here / "w").mkdir()
     before = config(held).resolved
     assert not workdir.is_complete(config(now), before)  # there is no summary
-    (here / "w/summary.json").write_text('{"steps": 20}')
+    made = {"task": before["task"], "cells": ["pmru"], "seed": 0}
+    summary.save(here / "w", dict.fromkeys(summary.KEYS, 0) | made)
     assert workdir.is_complete(config(now), before) == complete
+
+
+NO_SUMMARY = {
+    "empty": "",
+    "cut short": '{"task": {"na',
+    "of a few keys": '{"steps": 20}',
+    "a number": "5",
+    "nothing": "null",
+    "without the checksum": lambda held: {name: x for name, x in held.items() if name != "checksum"} | {"more": 1},
+    "with a figure changed": lambda held: held | {"test": {"mse": 0.001}},
+    "of another seed": lambda held: sealed({**held, "seed": 1}),
+    "of another task": lambda held: sealed({**held, "task": {**held["task"], "length": 30}}),
+    "of another cell": lambda held: sealed({**held, "cells": ["lru"]}),
+}
+
+
+@pytest.mark.parametrize("what", NO_SUMMARY)
+def test_what_is_no_summary_of_a_run_does_not_make_it_complete(what, copied):
+    directory, argv = copied
+    config, before = parse(argv), workdir.read_config(directory / "config.yaml")
+    assert workdir.is_complete(config, before)
+    new = NO_SUMMARY[what]
+    if callable(new):
+        held = json.loads((directory / "summary.json").read_text())
+        new = new({name: x for name, x in held.items() if name != "checksum"} if "another" in what else held)
+        new = json.dumps(new)
+    (directory / "summary.json").write_text(new)
+    assert not workdir.is_complete(config, before)
+    workdir.prepare(config)
+    assert not (directory / "summary.json").exists()
+    assert next((directory / "damaged").glob("summary.json-*")).read_text() == new
