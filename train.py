@@ -28,7 +28,7 @@ import jax
 from jax.sharding import Mesh
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
+from mru.training import MissingData, check, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
 from mru.training.checkpoint import Writer
 from mru.training.command_line import parse
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax warns of much that a run may do, and traces what its threads meet. The run itself says what is wrong.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
+        if "--check" in argv:
+            return check.run(argv)
         code = run(parse(argv, tasks.REGISTRY), argv)
         peers.part()
         return code
@@ -76,7 +78,7 @@ def run(config: Config, argv: list[str]) -> int:
         devices.make_deterministic()
     devices.start_processes(config.distributed)
     devices.keep_programs()
-    resume.quiet_abandoned_files()
+    checkpoint.quiet_abandoned_files()
     with contextlib.ExitStack() as exits:
         with peers.agreed():
             mesh = checked(config)

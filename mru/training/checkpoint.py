@@ -11,8 +11,12 @@ any. Format 1 had neither table nor checksum; it can still be read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import pathlib
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -201,6 +205,32 @@ def restore(workdir: str | pathlib.Path, step: int, **like: dict[str, Any]) -> d
     return found
 
 
+def like(workdir: str | pathlib.Path, step: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """What `restore` needs to be told to restore all arrays of a step to one device: their names, shapes and dtypes.
+
+    Raises:
+        Damaged: It can not be read.
+        ValueError: It was written by a later version.
+    """
+    import orbax.checkpoint as ocp
+
+    promised, here = about(workdir, step).get("arrays"), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if promised is not None:
+        return {
+            item: {name: jax.ShapeDtypeStruct(shape, dtype, sharding=here) for name, (dtype, shape, _) in rows.items()}
+            for item, rows in promised.items()
+        }
+    folder, found = pathlib.Path(workdir).absolute() / "checkpoints" / str(step), {}
+    for item in ("model", "train"):
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                held = reader.metadata(folder / item).item_metadata.tree
+            found[item] = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in held.items()}
+        except Exception as error:  # whatever a damaged file makes of its reader
+            raise Damaged(f"{folder / item}: {reason(error)}") from None
+    return found
+
+
 def table(arrays: Mapping[str, jax.Array]) -> dict[str, list[Any]]:
     """Dtype, shape and CRC-32 of each array."""
 
@@ -228,3 +258,20 @@ def _require_same(folder: pathlib.Path, held: dict[str, Any], wanted: dict[str, 
 def reason(error: BaseException) -> str:
     """The first words of an error, in one line."""
     return " ".join(str(error).split())[:150] or type(error).__name__
+
+
+@functools.cache
+def quiet_abandoned_files() -> None:
+    """When a file of a checkpoint can not be read or written, Orbax closes the event loop of the others.
+
+    What these say of it, in stack traces, is no news.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: "was never retrieved" not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

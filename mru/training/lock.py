@@ -63,3 +63,20 @@ def _owner(descriptor: int) -> str:
         if line := os.pread(descriptor, 300, 0).decode(errors="replace").strip():
             return line
     return "another process"
+
+
+def owner(workdir: pathlib.Path) -> str | None:
+    """What holds the lock of a folder now, in words; None if nothing does, or that can not be known."""
+    try:
+        descriptor = os.open(workdir / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None

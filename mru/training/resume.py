@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import logging
-import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,20 +159,3 @@ def started_from(workdir: str, state: TrainState) -> TrainState:
         }
         found = checkpoint.restore(workdir, step, model=like)
     return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
-
-
-@functools.cache
-def quiet_abandoned_files() -> None:
-    """When a file of a checkpoint can not be read or written, Orbax closes the event loop of the others.
-
-    What these say of it, in stack traces, is no news.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: "was never retrieved" not in record.getMessage())
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 from mru.training.checksum import is_sealed, sealed
-from mru.training.config import Config
 from mru.training.files import write
 
 KEYS = [
@@ -43,10 +42,10 @@ def save(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     write(workdir / "summary.json", json.dumps(sealed(held), indent=2) + "\n")
 
 
-def fitting(config: Config) -> dict[str, Any] | None:
-    """The summary in a config's workdir, if it can be read, is what was written, and is of that config's run."""
+def fitting(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary in a workdir, if it can be read, is what was written, and is of a run of that (resolved) config."""
     try:
-        held = json.loads((config.workdir / "summary.json").read_bytes())
+        held = json.loads((workdir / "summary.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(held, dict) or not set(KEYS) <= set(held):
@@ -54,7 +53,7 @@ def fitting(config: Config) -> dict[str, Any] | None:
     earlier = set(held) <= {*KEYS, *OPTIONAL}  # versions without a checksum wrote nothing but these
     if not (earlier or is_sealed(held)):
         return None
-    now = {"task": config.resolved["task"], "cells": config.model.blocks, "seed": config.train.seed}
+    now = {"task": config["task"], "cells": config["model"]["cells"], "seed": config["train"]["seed"]}
     return held if now == {name: held[name] for name in now} else None
 
 

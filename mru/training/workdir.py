@@ -52,17 +52,17 @@ def earlier(config: Config) -> dict[str, Any] | None:
                 f"workdir = {workdir}, allowed: a new folder, or one whose config.yaml is that of its run; it "
                 f"{'can not be read' if path.exists() else 'is missing'}: put it back, or start over in another folder"
             )
-        _require_unused(workdir)
+        require_unused(workdir)
         return None
-    if changed := _differences(before, config.resolved):
+    if changed := differences(before, config.resolved):
         raise UserError(
             f"workdir = {workdir}, allowed: a new folder, or settings as in that run; it has {'; '.join(changed)}"
         )
-    _require_unused(workdir)
+    require_unused(workdir)
     done = max(checkpoint.steps(workdir), default=0)
     if done > config.train.steps:
         raise UserError(f"train.steps = {config.train.steps}, allowed: at least the {done} that {workdir} has done")
-    if held is not None and (written is None or _differences(held, written)):
+    if held is not None and (written is None or differences(held, written)):
         say(f"warning: {path} is not as the checkpoints have it; it is written anew")
         return held
     return written
@@ -80,7 +80,7 @@ def _of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
-def _require_unused(workdir: pathlib.Path) -> None:
+def require_unused(workdir: pathlib.Path) -> None:
     """A run without a checkpoint starts from step 0, which only one that never had a checkpoint may do.
 
     Raises:
@@ -104,7 +104,7 @@ def mark_first(workdir: pathlib.Path, step: int) -> None:
 
 def is_complete(config: Config, before: dict[str, Any] | None) -> bool:
     """Whether the run has its summary, and the config asks for no more steps or patience than it had."""
-    if before is None or summary.fitting(config) is None:
+    if before is None or summary.fitting(config.workdir, config.resolved) is None:
         return False
     steps, patience = config.train.steps, config.train.patience
     held = before["train"]["patience"]
@@ -116,7 +116,7 @@ def prepare(config: Config) -> None:
     """Write config.yaml; the summary of a run that goes on becomes summary-STEPS.json, a damaged one is moved aside."""
     if jax.process_index() != 0:
         return
-    path, held = config.workdir / "summary.json", summary.fitting(config)
+    path, held = config.workdir / "summary.json", summary.fitting(config.workdir, config.resolved)
     # First, so that a kill between the two does not leave a summary that looks like that of the longer run.
     if held is not None:
         path.rename(path.with_name(f"summary-{held['steps']}.json"))
@@ -134,12 +134,13 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
     return held if isinstance(held, dict) and isinstance(held.get("train"), dict) else None
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """In words, what two configs have that may not change as a run goes on."""
     changed = []
     for key in sorted({*before, *now} - set(PLACES if not prefix else ())):
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            changed += _differences(a, b, f"{prefix}{key}.")
+            changed += differences(a, b, f"{prefix}{key}.")
         elif a != b and prefix + key not in MAY_CHANGE and not _was_default(prefix, a, b):
             changed.append(f"{prefix}{key} = {a} (now {b})")
     return changed

@@ -9,19 +9,24 @@ from mru.training.checksum import sealed
 from mru.training.messages import UserError
 
 
-def test_workdirs_that_can_not_be(here, nothing_compiles, monkeypatch):
+def test_workdirs_that_can_not_be(here, nothing_compiles):
     config = config_file(here)
     (here / "file").write_text("mine")
     assert_refused(*main("--config", config, "--workdir", "file"), ["workdir = file", "folder"])
     assert_refused(*main("--config", config, "--workdir", "file/under"), ["workdir = file/under", "folder to write"])
     assert (here / "file").read_text() == "mine"
 
+
+def test_a_workdir_that_can_not_be_written(here, monkeypatch):
+    config = config_file(here)
+
     def read_only(path, text):  # root, who runs some test machines, could write to any folder
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(workdir, "write", read_only)
     code, said = main("--config", config, "--workdir", "locked")
-    assert (code, said) == (1, "error: [Errno 13] Permission denied: 'locked/config.yaml'\n")
+    assert code == 1
+    assert said.splitlines()[-1] == "error: [Errno 13] Permission denied: 'locked/config.yaml'"
 
 
 def test_the_workdir_of_another_run(here, nothing_compiles):
