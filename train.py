@@ -1,6 +1,7 @@
 """Train a sequence model from a config file, resume it, and report how it does.
 
     python train.py --config configs/quickstart.yaml [--workdir runs/x] [--train.steps 500] [--model.cells bmru,lru] ...
+    python train.py --check runs/x
 
 One loop for every task and cell: select on validation, report test once. The same command continues a stopped run.
 """
@@ -28,10 +29,11 @@ import jax
 from jax.sharding import Mesh
 
 import tasks
-from mru.training import MissingData, check, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
+from mru.training.check import check
 from mru.training.checkpoint import Writer
-from mru.training.command_line import parse
+from mru.training.command_line import parse, to_check
 from mru.training.config import Config
 from mru.training.log import Log
 from mru.training.messages import RunFailed, UserError, compiling, error_line, say
@@ -47,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax warns of much that a run may do, and traces what its threads meet. The run itself says what is wrong.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        if "--check" in argv:
-            return check.run(argv)
+        if (folder := to_check(argv)) is not None:
+            return check(folder)
         code = run(parse(argv, tasks.REGISTRY), argv)
         peers.part()
         return code
@@ -78,7 +80,7 @@ def run(config: Config, argv: list[str]) -> int:
         devices.make_deterministic()
     devices.start_processes(config.distributed)
     devices.keep_programs()
-    checkpoint.quiet_abandoned_files()
+    resume.quiet_abandoned_files()
     with contextlib.ExitStack() as exits:
         with peers.agreed():
             mesh = checked(config)
@@ -104,8 +106,10 @@ def run(config: Config, argv: list[str]) -> int:
         except (RunFailed, OSError) as error:
             with contextlib.suppress(OSError):
                 writer.wait()
-            where = f"workdir = {config.workdir}: " if isinstance(error, OSError) and error.errno else ""
-            raise RunFailed(f"{where}{error}; {last_good(config)}") from None
+            what = str(error)
+            if isinstance(error, OSError) and error.errno:
+                what = f"{error.strerror}: {error.filename or config.workdir}"
+            raise RunFailed(f"{what}; {last_good(config)}") from None
     return 0
 
 

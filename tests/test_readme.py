@@ -39,7 +39,9 @@ def test_train_command_parses(command, monkeypatch):
     argv = [word.replace("$i", "1") for word in shlex.split(command)[2:]]
     if "--distributed.coordinator_address" in argv:  # goes on in the next line
         argv += ["--distributed.num_processes", "2", "--distributed.process_id", "1"]
-    if "--help" in argv:
+    if "--check" in argv:
+        assert command_line.to_check(argv) == pathlib.Path("runs/quickstart")
+    elif "--help" in argv:
         with pytest.raises(SystemExit, match="0"):
             command_line.parse(argv, tasks.REGISTRY)
     else:

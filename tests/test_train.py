@@ -240,6 +240,7 @@ class Listed(Task):
     opposite: bool = False
     steep: bool = False
 
+    name: ClassVar[str] = "listed"
     length: ClassVar[int] = 4
     features: ClassVar[int] = 1
     outputs: ClassVar[int] = 1

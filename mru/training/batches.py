@@ -11,6 +11,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
+from mru.training.finite import all_finite
 from mru.training.messages import RunFailed
 from mru.training.shuffle import shuffled
 from mru.training.task import ENDLESS, Task
@@ -132,7 +133,7 @@ def _examples(task: Task, split: str, indices: np.ndarray) -> Batch:
 def require_finite(task: str, split: str, indices: np.ndarray, batch: Batch) -> None:
     """See `_examples`."""
     for name, x in batch.items():
-        if np.issubdtype(x.dtype, np.inexact) and not np.all(np.isfinite(x)):
+        if not all_finite(x):
             bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
             raise RunFailed(f"{split} example {indices[bad]} of {task} is damaged: its {name} are not all finite")
 

@@ -11,12 +11,8 @@ any. Format 1 had neither table nor checksum; it can still be read.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import logging
 import pathlib
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -58,6 +54,8 @@ def on_host(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
             found[shard.index] = shard.data
         return found
 
+    for x in arrays.values():
+        x.copy_to_host_async()  # all at once, and each only once
     return {name: whole(x) for name, x in arrays.items()}
 
 
@@ -114,7 +112,8 @@ class Writer:
         """
         import orbax.checkpoint as ocp
 
-        about = about | {"format": FORMAT, "arrays": {"model": table(model), "train": table(train)}}
+        arrays = {"model": table(on_host(model)), "train": table(on_host(train))}
+        about = about | {"format": FORMAT, "arrays": arrays}
         about = sealed(about)
         # The next train step may donate these buffers, so what is written in the background must be copies.
         model, train = jax.tree.map(jnp.copy, (model, train))
@@ -195,49 +194,60 @@ def restore(workdir: str | pathlib.Path, step: int, **like: dict[str, Any]) -> d
         if promised is not None:
             _require_same(folder, {name: tuple(row[:2]) for name, row in promised[item].items()}, wanted)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-        try:
-            with ocp.StandardCheckpointer() as reader:
-                found[item] = reader.restore(folder / item, target)
-        except Exception as error:  # whatever a damaged file makes of its reader
-            raise Damaged(f"{folder / item}: {reason(error)}") from None
-        if promised is not None and table(found[item]) != promised[item]:
-            raise Damaged(f"{folder / item}: its numbers are not those that were written")
+        with _reading(folder / item), ocp.StandardCheckpointer() as reader:
+            found[item] = reader.restore(folder / item, target)
+        if promised is not None:
+            _require_written(folder / item, promised[item], on_host(found[item]))
     return found
 
 
-def like(workdir: str | pathlib.Path, step: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """What `restore` needs to be told to restore all arrays of a step to one device: their names, shapes and dtypes.
+def read(workdir: str | pathlib.Path, step: int, item: str) -> dict[str, np.ndarray]:
+    """The arrays of a step by name, whatever its model is; no device is used.
+
+    Args:
+        workdir: Folder of the run.
+        step: Step to read.
+        item: `model` or `train`.
 
     Raises:
-        Damaged: It can not be read.
-        ValueError: It was written by a later version.
+        Damaged: They can not be read, or are not what was written.
+        ValueError: The checkpoint is of another version.
     """
     import orbax.checkpoint as ocp
 
-    promised, here = about(workdir, step).get("arrays"), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    folder, promised = pathlib.Path(workdir).absolute() / "checkpoints" / str(step), about(workdir, step).get("arrays")
+    with _reading(folder / item), ocp.StandardCheckpointer() as reader:
+        if promised is None:
+            tree = reader.metadata(folder / item).item_metadata.tree
+            kinds = {name: (x.dtype, x.shape) for name, x in tree.items()}
+        else:
+            kinds = {name: (row[0], row[1]) for name, row in promised[item].items()}
+        # Orbax reads into NumPy what is to be like NumPy's; these take no memory.
+        like = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (dtype, shape) in kinds.items()}
+        found = reader.restore(folder / item, like)
     if promised is not None:
-        return {
-            item: {name: jax.ShapeDtypeStruct(shape, dtype, sharding=here) for name, (dtype, shape, _) in rows.items()}
-            for item, rows in promised.items()
-        }
-    folder, found = pathlib.Path(workdir).absolute() / "checkpoints" / str(step), {}
-    for item in ("model", "train"):
-        try:
-            with ocp.StandardCheckpointer() as reader:
-                held = reader.metadata(folder / item).item_metadata.tree
-            found[item] = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in held.items()}
-        except Exception as error:  # whatever a damaged file makes of its reader
-            raise Damaged(f"{folder / item}: {reason(error)}") from None
+        _require_written(folder / item, promised[item], found)
     return found
 
 
-def table(arrays: Mapping[str, jax.Array]) -> dict[str, list[Any]]:
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a damaged file makes of its reader
+        raise Damaged(f"{folder}: {reason(error)}") from None
+
+
+def table(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
     """Dtype, shape and CRC-32 of each array."""
+    return {name: [str(x.dtype), list(x.shape), of_array(x)] for name, x in arrays.items()}
 
-    def row(x: np.ndarray) -> list[Any]:
-        return [str(x.dtype), list(x.shape), of_array(x)]
 
-    return {name: row(x) for name, x in on_host(arrays).items()}
+def _require_written(folder: pathlib.Path, promised: dict[str, list[Any]], found: Mapping[str, np.ndarray]) -> None:
+    here = table(found)
+    if differ := [name for name in promised if here.get(name) != promised[name]]:
+        more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+        raise Damaged(f"{folder}: the numbers of {differ[0]}{more} are not those that were written")
 
 
 def _require_same(folder: pathlib.Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -258,20 +268,3 @@ def _require_same(folder: pathlib.Path, held: dict[str, Any], wanted: dict[str, 
 def reason(error: BaseException) -> str:
     """The first words of an error, in one line."""
     return " ".join(str(error).split())[:150] or type(error).__name__
-
-
-@functools.cache
-def quiet_abandoned_files() -> None:
-    """When a file of a checkpoint can not be read or written, Orbax closes the event loop of the others.
-
-    What these say of it, in stack traces, is no news.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: "was never retrieved" not in record.getMessage())
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

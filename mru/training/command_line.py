@@ -82,6 +82,22 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     return config
 
 
+def to_check(argv: list[str]) -> pathlib.Path | None:
+    """The folder of a command line that is `--check WORKDIR`; None if it is another.
+
+    Raises:
+        UserError: It lacks the folder, or has more.
+    """
+    arguments = split(argv)
+    if not any(option == "--check" for option, _ in arguments) or not {*HELP}.isdisjoint(argv):
+        return None
+    _require_text(argv)
+    (_, text), *more = arguments
+    if more or not text:
+        raise UserError("--check: expected one argument, the folder of a run, and no other: train.py --check WORKDIR")
+    return pathlib.Path(text)
+
+
 def split(argv: list[str]) -> Arguments:
     """The words of a command line, each option with what follows it or stands behind its equals sign."""
     found: Arguments = []

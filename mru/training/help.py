@@ -36,7 +36,7 @@ def usage(hints: dict[str, Any], helps: dict[str, str], defaults: dict[str, Any]
     command = "usage: python train.py --config FILE.yaml [--SECTION.FIELD VALUE ...]"
     rows: dict[str, list[tuple[str, str]]] = {"the run": [("--config", "YAML file; the other arguments override it.")]}
     rows["the run"].append(("--print_config", "Print the whole config and leave."))
-    rows["the run"].append(("--check WORKDIR", "Alone: verify what a run has left, and say what can be resumed."))
+    rows["the run"].append(("--check", "Alone: a run's folder, to say what is damaged and what could be resumed."))
     for name, hint in hints.items():
         default = defaults.get(name, "none, it must be given")
         text = f"{helps[name]} ({words(hint)}; default: {'null' if default is None else default})"

@@ -56,22 +56,14 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _owner(descriptor: int) -> str:
-    """What the file says of the process that holds the lock, which writes it right after it has got it."""
-    for _ in range(10):
-        time.sleep(0.1)
-        if line := os.pread(descriptor, 300, 0).decode(errors="replace").strip():
-            return line
-    return "another process"
-
-
-def owner(workdir: pathlib.Path) -> str | None:
-    """What holds the lock of a folder now, in words; None if nothing does, or that can not be known."""
+def holder(workdir: pathlib.Path) -> str | None:
+    """Who holds the lock of a folder now, in words; None if nobody does or the file system has none to ask."""
     try:
         descriptor = os.open(workdir / "lock", os.O_RDONLY)
     except OSError:
         return None
     try:
+        # Shared, so that several may ask at once; nothing is written.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _owner(descriptor)
@@ -80,3 +72,12 @@ def owner(workdir: pathlib.Path) -> str | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _owner(descriptor: int) -> str:
+    """What the file says of the process that holds the lock, which writes it right after it has got it."""
+    for _ in range(10):
+        time.sleep(0.1)
+        if line := os.pread(descriptor, 300, 0).decode(errors="replace").strip():
+            return line
+    return "another process"

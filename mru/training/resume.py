@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -17,6 +20,7 @@ from mru.training import checkpoint
 from mru.training.checkpoint import Damaged, Writer
 from mru.training.config import Config, model_arguments
 from mru.training.files import move_aside
+from mru.training.finite import all_finite
 from mru.training.load import chosen
 from mru.training.messages import RunFailed, UserError, say
 from mru.training.progress import Progress
@@ -44,7 +48,7 @@ def save(writer: Writer, config: Config, state: TrainState, progress: Progress) 
 
 def require_finite(step: int, arrays: dict[str, jax.Array]) -> None:
     """See `save`."""
-    if bad := [name for name, x in checkpoint.on_host(arrays).items() if not np.all(np.isfinite(x))]:
+    if bad := [name for name, x in checkpoint.on_host(arrays).items() if not all_finite(x)]:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise RunFailed(f"{bad[0]}{more} of the model and its optimiser are not finite at step {step}")
 
@@ -63,6 +67,11 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     if fixed != {name: about["model"].get(name) for name in fixed}:
         raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
     found = checkpoint.restore(config.workdir, step, **target)
+    if "arrays" not in about:  # of format 1, which was saved whatever it was
+        try:
+            require_finite(step, found["model"] | found["train"])
+        except RunFailed as error:
+            raise Damaged(str(error)) from None
     leaves = [found["train"][name] for name in target["train"]]
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
@@ -159,3 +168,20 @@ def started_from(workdir: str, state: TrainState) -> TrainState:
         }
         found = checkpoint.restore(workdir, step, model=like)
     return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
+
+
+@functools.cache
+def quiet_abandoned_files() -> None:
+    """When a file of a checkpoint can not be read or written, Orbax closes the event loop of the others.
+
+    What these say of it, in stack traces, is no news.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

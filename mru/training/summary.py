@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from mru.training.checksum import is_sealed, sealed
+from mru.training.config import Config
 from mru.training.files import write
 
 KEYS = [
@@ -42,19 +43,39 @@ def save(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     write(workdir / "summary.json", json.dumps(sealed(held), indent=2) + "\n")
 
 
-def fitting(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary in a workdir, if it can be read, is what was written, and is of a run of that (resolved) config."""
+def fitting(config: Config) -> dict[str, Any] | None:
+    """The summary in a config's workdir, if it can be read, is what was written, and is of that config's run."""
     try:
-        held = json.loads((workdir / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        held = read(config.workdir / "summary.json")
+    except ValueError:
         return None
+    return held if is_of(held, config.resolved) else None
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A summary.
+
+    Raises:
+        ValueError: It can not be read, or is not what was written.
+    """
+    try:
+        held = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from None
     if not isinstance(held, dict) or not set(KEYS) <= set(held):
-        return None
+        raise ValueError(f"no JSON object with {', '.join(KEYS[:3])} and the rest of what a summary has")
     earlier = set(held) <= {*KEYS, *OPTIONAL}  # versions without a checksum wrote nothing but these
     if not (earlier or is_sealed(held)):
-        return None
+        raise ValueError("its checksum is another")
+    return held
+
+
+def is_of(held: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a summary is of the run of a config, as plain data."""
     now = {"task": config["task"], "cells": config["model"]["cells"], "seed": config["train"]["seed"]}
-    return held if now == {name: held[name] for name in now} else None
+    return now == {name: held[name] for name in now}
 
 
 def rounded(x: Any) -> Any:

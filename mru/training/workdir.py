@@ -42,34 +42,61 @@ def earlier(config: Config) -> dict[str, Any] | None:
     Raises:
         UserError: It can not go on, and why.
     """
-    workdir, path = config.workdir, config.workdir / "config.yaml"
-    written = read_config(path)
-    held = _of_checkpoints(workdir)
-    before = held or written
+    workdir = config.workdir
+    written, held = read_config(workdir / "config.yaml"), of_checkpoints(workdir)
+    before = recorded(workdir, written, held)
     if before is None:
-        if path.exists() or checkpoint.steps(workdir):
-            raise UserError(
-                f"workdir = {workdir}, allowed: a new folder, or one whose config.yaml is that of its run; it "
-                f"{'can not be read' if path.exists() else 'is missing'}: put it back, or start over in another folder"
-            )
-        require_unused(workdir)
         return None
     if changed := differences(before, config.resolved):
         raise UserError(
             f"workdir = {workdir}, allowed: a new folder, or settings as in that run; it has {'; '.join(changed)}"
         )
-    require_unused(workdir)
+    require_steps(workdir, config.train.steps)
+    if before is held:
+        say(f"warning: {workdir / 'config.yaml'} is not as the checkpoints have it; it is written anew")
+    return before
+
+
+def recorded(
+    workdir: pathlib.Path, written: dict[str, Any] | None, held: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The config of the run in a folder: what its config.yaml has, or what its checkpoints have where they differ.
+
+    Args:
+        workdir: The folder.
+        written: What `read_config` gives there.
+        held: What `of_checkpoints` gives there.
+
+    Raises:
+        UserError: There is a run, and no command can go on with it.
+    """
+    path = workdir / "config.yaml"
+    if held is None and written is None and (path.exists() or checkpoint.steps(workdir)):
+        raise UserError(
+            f"workdir = {workdir}, allowed: a new folder, or one whose config.yaml is that of its run; it "
+            f"{'can not be read' if path.exists() else 'is missing'}: put it back, or start over in another folder"
+        )
+    _require_unused(workdir)
+    return held if held is not None and (written is None or differences(held, written)) else written
+
+
+def require_steps(workdir: pathlib.Path, steps: int) -> None:
+    """Refuse to go on to fewer steps than are done.
+
+    Raises:
+        UserError: They are fewer.
+    """
     done = max(checkpoint.steps(workdir), default=0)
-    if done > config.train.steps:
-        raise UserError(f"train.steps = {config.train.steps}, allowed: at least the {done} that {workdir} has done")
-    if held is not None and (written is None or differences(held, written)):
-        say(f"warning: {path} is not as the checkpoints have it; it is written anew")
-        return held
-    return written
+    if done > steps:
+        raise UserError(f"train.steps = {steps}, allowed: at least the {done} that {workdir} has done")
 
 
-def _of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The config in the newest checkpoint that can be read and has it."""
+def of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The config in the newest checkpoint that can be read and has it.
+
+    Raises:
+        UserError: That was written by a later version.
+    """
     for step in reversed(checkpoint.steps(workdir)):
         try:
             return checkpoint.about(workdir, step).get("config")
@@ -80,7 +107,7 @@ def _of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
-def require_unused(workdir: pathlib.Path) -> None:
+def _require_unused(workdir: pathlib.Path) -> None:
     """A run without a checkpoint starts from step 0, which only one that never had a checkpoint may do.
 
     Raises:
@@ -104,7 +131,8 @@ def mark_first(workdir: pathlib.Path, step: int) -> None:
 
 def is_complete(config: Config, before: dict[str, Any] | None) -> bool:
     """Whether the run has its summary, and the config asks for no more steps or patience than it had."""
-    if before is None or summary.fitting(config.workdir, config.resolved) is None:
+    found, done = summary.fitting(config), max(checkpoint.steps(config.workdir), default=0)
+    if before is None or found is None or found["steps"] < done:
         return False
     steps, patience = config.train.steps, config.train.patience
     held = before["train"]["patience"]
@@ -116,7 +144,7 @@ def prepare(config: Config) -> None:
     """Write config.yaml; the summary of a run that goes on becomes summary-STEPS.json, a damaged one is moved aside."""
     if jax.process_index() != 0:
         return
-    path, held = config.workdir / "summary.json", summary.fitting(config.workdir, config.resolved)
+    path, held = config.workdir / "summary.json", summary.fitting(config)
     # First, so that a kill between the two does not leave a summary that looks like that of the longer run.
     if held is not None:
         path.rename(path.with_name(f"summary-{held['steps']}.json"))
@@ -131,11 +159,14 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
         held = plain_yaml.read(path)
     except (OSError, plain_yaml.NotPlain):
         return None
-    return held if isinstance(held, dict) and isinstance(held.get("train"), dict) else None
+    if not isinstance(held, dict) or not all(isinstance(held.get(name), dict) for name in ("task", "model", "train")):
+        return None
+    steps, patience = (held["train"].get(name, "missing") for name in ("steps", "patience"))
+    return held if type(steps) is int and type(patience) in (int, type(None)) else None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """In words, what two configs have that may not change as a run goes on."""
+    """What a config has other than before and may not, in words."""
     changed = []
     for key in sorted({*before, *now} - set(PLACES if not prefix else ())):
         a, b = before.get(key), now.get(key)

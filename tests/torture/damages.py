@@ -112,7 +112,9 @@ def _vanished(workdir: pathlib.Path, before: dict[str, str]) -> list[Failure]:
 
     def may_go(path: str) -> bool:
         # A run that went on before its error has written its logs again, and newer checkpoints in place of older ones.
-        return newest > newest_before if path.startswith("checkpoints/") else path in after
+        if path.startswith("checkpoints/"):
+            return newest > newest_before
+        return path in after or (path.startswith("events.") and any(x.startswith("events.") for x in after))
 
     gone = [path for path, digest in before.items() if digest not in left and not may_go(path)]
     return [Failure("lost", f"{len(gone)} files, such as {gone[0]}")] if gone else []

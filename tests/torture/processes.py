@@ -32,7 +32,7 @@ def keep_programs(folder: pathlib.Path, set_variable: Callable[[str, str], None]
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "MPLCONFIGDIR": str(folder / "matplotlib"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     for name, value in variables.items():
         set_variable(name, value)

@@ -5,10 +5,12 @@
 
 import pathlib
 import re
+import shutil
 import tarfile
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from train_helpers import arrays, assert_same_arrays, logged, main, parse, steps, validations
@@ -46,6 +48,21 @@ def test_it_is_loaded(earlier):
         assert_same_arrays({name: np.asarray(x) for name, x in found.items()}, {name: held[name] for name in found})
         outputs = np.asarray(model(jnp.asarray(examples["inputs"]))[0], np.float64)
         assert line["mse"] == pytest.approx(np.mean((outputs - examples["targets"]) ** 2), rel=1e-5)
+
+
+def test_a_checkpoint_of_nan_that_an_earlier_version_saved_gives_way(earlier):
+    """Later ones are never saved, and carry a checksum."""
+    workdir, argv = earlier
+    if workdir.name != "format_1":
+        pytest.skip("only format 1 was saved whatever it was")
+    held = mru.training.checkpoint.read(workdir, 20, "model")
+    shutil.rmtree(workdir / "checkpoints/20/model")
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(workdir / "checkpoints/20/model", {name: x * np.float32(np.nan) for name, x in held.items()})
+    code, said = main(*argv)
+    assert code == 0, said
+    assert "warning: checkpoint 20 is damaged" in said
+    assert "resumed at step 10" in said
 
 
 def test_it_goes_on(earlier):
