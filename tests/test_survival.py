@@ -243,6 +243,7 @@ DAMAGED_LOGS = {
     "a number": lambda lines: [*lines, b"5"],
     "null": lambda lines: [b"null", *lines],
     "a key is missing": lambda lines: [*lines[:-1], lines[-1].replace(b'"split"', b'"spilt"')],
+    "a name is another": lambda lines: [*lines[:-1], lines[-1].replace(b'"loss"', b'"lots"')],
     "a step is a text": lambda lines: [lines[0].replace(b'"step": 5', b'"step": "5"'), *lines[1:]],
     "half of it is gone": lambda lines: lines[: len(lines) // 2],
     "a digit is another": lambda lines: [*lines[:4], lines[4].replace(b"1", b"2"), *lines[5:]],
@@ -267,7 +268,7 @@ def test_a_damaged_log_changes_no_figure_and_is_kept(how, copied, finished):
     for name in ("best_step", "validation", "test", "last_train", "last_validation", "retention"):
         assert after.get(name) == before.get(name), name
     right = logged(finished[0])
-    assert all(line in right for line in logged(workdir)) or how == "a digit is another"
+    assert all(line in right for line in logged(workdir)) or how.endswith("is another")
     assert main(*argv)[0] == 0  # and is complete
 
 

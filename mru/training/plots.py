@@ -49,7 +49,7 @@ def _learning(axes: Any, log: list[dict[str, Any]], summary: dict[str, Any]) -> 
     }
     for axis, name in zip(axes, ("loss", metric), strict=True):
         for split, style in styles.items():
-            points = [(line["step"], line[name]) for line in log if line["split"] == split]
+            points = [(line["step"], line[name]) for line in log if line["split"] == split and name in line]
             if points:
                 axis.plot(*zip(*points, strict=True), label=split, **style)
         axis.plot(best, summary["test"][name], "r*", label="test, at the best step")
