@@ -26,7 +26,7 @@ def test_the_library_needs_nothing_of_the_extras(tmp_path):
     arguments = {"inputs": 3, "outputs": 2, "cells": ["lru", "pmru"], "width": 4, "state_size": 4}
     state = nnx.state(mru.SequenceModel(**arguments, rngs=nnx.Rngs(0)))
     with checkpoint.Writer(tmp_path) as writer:
-        arrays = checkpoint.flatten(state)
+        arrays = checkpoint.on_host(checkpoint.flatten(state))
         writer.save(1, model=arrays, train=arrays, about={"model": arguments}, best=1)
     hidden = module_names(PROJECT["optional-dependencies"]["train"])
     assert "grain" in hidden

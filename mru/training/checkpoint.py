@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -44,18 +43,21 @@ def unflatten(state: nnx.State[Any, Any], arrays: dict[str, jax.Array]) -> nnx.S
 
 
 def on_host(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """The whole of each array. Each process has all of it: only mesh axis `data` crosses them; it splits no state."""
+    """A copy of the whole of each array, which outlives the buffer that the next train step may take.
+
+    Each process has all of an array: only the mesh axis `data` crosses processes, and it splits no state.
+    """
 
     def whole(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable:
-            return np.asarray(x)
+            return np.array(x)
         found = np.empty(x.shape, x.dtype)
         for shard in x.addressable_shards:
             found[shard.index] = shard.data
         return found
 
     for x in arrays.values():
-        x.copy_to_host_async()  # all at once, and each only once
+        x.copy_to_host_async()  # all at once
     return {name: whole(x) for name, x in arrays.items()}
 
 
@@ -93,8 +95,8 @@ class Writer:
         self,
         step: int,
         *,
-        model: dict[str, jax.Array],
-        train: dict[str, jax.Array],
+        model: dict[str, np.ndarray],
+        train: dict[str, np.ndarray],
         about: dict[str, Any],
         best: int | None,
     ) -> None:
@@ -102,7 +104,7 @@ class Writer:
 
         Args:
             step: Step that it is saved as.
-            model: Variables of the model, as `flatten` names them.
+            model: Variables of the model, as `flatten` names them; like `train`, `on_host`, and never changed again.
             train: Other arrays by name.
             about: JSON-serialisable; `about["model"]` holds the arguments of `SequenceModel`.
             best: Step of the best checkpoint, which is kept; None if there is none yet.
@@ -112,11 +114,7 @@ class Writer:
         """
         import orbax.checkpoint as ocp
 
-        arrays = {"model": table(on_host(model)), "train": table(on_host(train))}
-        about = about | {"format": FORMAT, "arrays": arrays}
-        about = sealed(about)
-        # The next train step may donate these buffers, so what is written in the background must be copies.
-        model, train = jax.tree.map(jnp.copy, (model, train))
+        about = sealed(about | {"format": FORMAT, "arrays": {"model": table(model), "train": table(train)}})
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train), about=ocp.args.JsonSave(about)
         )

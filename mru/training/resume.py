@@ -8,10 +8,11 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -35,8 +36,8 @@ def save(writer: Writer, config: Config, state: TrainState, progress: Progress) 
         RunFailed: A number in it is not finite.
         OSError: It can not be written.
     """
-    step, held = int(state.step), arrays(state)
-    require_finite(step, checkpoint.flatten(state.params) | held["train"])
+    step, held = int(state.step), {item: checkpoint.on_host(x) for item, x in arrays(state).items()}
+    require_finite(step, held)
     about = {"model": model_arguments(config), "config": config.resolved, "progress": dataclasses.asdict(progress)}
     first = not checkpoint.steps(config.workdir)
     writer.save(step, **held, about=about, best=progress.best_step)
@@ -46,9 +47,13 @@ def save(writer: Writer, config: Config, state: TrainState, progress: Progress) 
             mark_first(config.workdir, step)
 
 
-def require_finite(step: int, arrays: dict[str, jax.Array]) -> None:
-    """See `save`."""
-    if bad := [name for name, x in checkpoint.on_host(arrays).items() if not all_finite(x)]:
+def require_finite(step: int, held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Require that the arrays of a step are finite, given as the two items of its checkpoint.
+
+    Raises:
+        RunFailed: One is not; the message names it.
+    """
+    if bad := [name for item in held.values() for name, x in item.items() if not all_finite(x)]:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise RunFailed(f"{bad[0]}{more} of the model and its optimiser are not finite at step {step}")
 
@@ -69,7 +74,7 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     found = checkpoint.restore(config.workdir, step, **target)
     if "arrays" not in about:  # of format 1, which was saved whatever it was
         try:
-            require_finite(step, found["model"] | found["train"])
+            require_finite(step, {item: checkpoint.on_host(x) for item, x in found.items()})
         except RunFailed as error:
             raise Damaged(str(error)) from None
     leaves = [found["train"][name] for name in target["train"]]
