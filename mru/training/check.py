@@ -14,11 +14,10 @@ import jax
 
 from mru.training import checkpoint, lock, log, summary, workdir
 from mru.training.checkpoint import Damaged, reason
-from mru.training.finite import all_finite
 from mru.training.lines import cut, printable, short
-from mru.training.messages import UserError
+from mru.training.messages import RunFailed, UserError
 from mru.training.progress import Progress
-from mru.training.resume import quiet_abandoned_files
+from mru.training.resume import quiet_abandoned_files, require_finite
 
 # Of these, `note` alone is nothing to mend.
 OK, DAMAGED, MISSING, NOTE = "ok", "damaged", "missing", "note"
@@ -153,27 +152,20 @@ def _all(folder: pathlib.Path) -> dict[int, Held]:
 
 
 def _checkpoint(folder: pathlib.Path, step: int) -> Held:
-    count, bad = 0, []
     try:
         about = checkpoint.about(folder, step)
         progress = Progress.from_json(about["progress"])
-        for item in ("model", "train"):
-            arrays = checkpoint.read(folder, step, item)
-            count += len(arrays)
-            bad += [name for name, x in arrays.items() if not all_finite(x)]
-    except Damaged as error:
+        arrays = {item: checkpoint.read(folder, step, item) for item in ("model", "train")}
+        require_finite(step, arrays)
+    except (Damaged, RunFailed) as error:
         within = folder.absolute() / "checkpoints" / str(step)
         return Held(DAMAGED, str(error).replace(f"{within}/", "").replace(f"{folder}/checkpoints/{step}/", ""))
     except (UserError, ValueError) as error:
         return Held(NOTE, str(error), stops=str(error))
     except Exception as error:  # what has no checksum may hold anything
         return Held(DAMAGED, f"about: {reason(error)}")
-    if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        stops = f"checkpoint {step} has numbers that are not finite; move it elsewhere to go on from another"
-        return Held(DAMAGED, f"{bad[0]}{more} are not finite", progress, stops)
     seal = "as they were written" if "arrays" in about else "no checksums, readable"
-    return Held(OK, f"{count} arrays, {seal}", progress)
+    return Held(OK, f"{sum(map(len, arrays.values()))} arrays, {seal}", progress)
 
 
 def _checkpoints(folder: pathlib.Path, held: dict[int, Held], progress: Progress | None) -> Iterable[Line]:
@@ -267,7 +259,7 @@ def _outlook(folder: pathlib.Path, held: dict[int, Held]) -> str:
             return "starts from step 0: the run has no checkpoint yet"
         steps = config["train"]["steps"]
         workdir.require_steps(folder, steps)
-        if _is_complete(folder, config):
+        if workdir.has_ended(folder, config):
             return "has nothing to do: the run is complete"
         _require_kind(folder / "config.yaml", is_folder=False)
         _require_kind(folder / "checkpoints", is_folder=True)
@@ -283,13 +275,6 @@ def _outlook(folder: pathlib.Path, held: dict[int, Held]) -> str:
         if one.progress is not None:
             return f"goes on from step {step} of {steps}"
     return f"can not go on: none of its checkpoints {sorted(held)} can be read"
-
-
-def _is_complete(folder: pathlib.Path, config: dict[str, Any]) -> bool:
-    try:
-        return summary.is_of(summary.read(folder / "summary.json"), config)
-    except ValueError:
-        return False
 
 
 def _require_kind(path: pathlib.Path, is_folder: bool) -> None:

@@ -72,11 +72,10 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     if fixed != {name: about["model"].get(name) for name in fixed}:
         raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
     found = checkpoint.restore(config.workdir, step, **target)
-    if "arrays" not in about:  # of format 1, which was saved whatever it was
-        try:
-            require_finite(step, {item: checkpoint.on_host(x) for item, x in found.items()})
-        except RunFailed as error:
-            raise Damaged(str(error)) from None
+    try:  # format 1 was saved whatever it was
+        require_finite(step, {item: checkpoint.on_host(x) for item, x in found.items()})
+    except RunFailed as error:
+        raise Damaged(str(error)) from None
     leaves = [found["train"][name] for name in target["train"]]
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))

@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 from mru.training.checksum import is_sealed, sealed
-from mru.training.config import Config
 from mru.training.files import write
 
 KEYS = [
@@ -43,13 +42,13 @@ def save(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     write(workdir / "summary.json", json.dumps(sealed(held), indent=2) + "\n")
 
 
-def fitting(config: Config) -> dict[str, Any] | None:
-    """The summary in a config's workdir, if it can be read, is what was written, and is of that config's run."""
+def fitting(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary in a folder, if it can be read, is what was written, and is of the run of a config as plain data."""
     try:
-        held = read(config.workdir / "summary.json")
+        held = read(workdir / "summary.json")
     except ValueError:
         return None
-    return held if is_of(held, config.resolved) else None
+    return held if is_of(held, config) else None
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -129,10 +129,15 @@ def mark_first(workdir: pathlib.Path, step: int) -> None:
         write(workdir / FIRST, json.dumps({"step": step}) + "\n")
 
 
+def has_ended(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+    """Whether the run of a config, as plain data, has a summary of all the steps that it has done."""
+    found = summary.fitting(workdir, config)
+    return found is not None and found["steps"] >= max(checkpoint.steps(workdir), default=0)
+
+
 def is_complete(config: Config, before: dict[str, Any] | None) -> bool:
     """Whether the run has its summary, and the config asks for no more steps or patience than it had."""
-    found, done = summary.fitting(config), max(checkpoint.steps(config.workdir), default=0)
-    if before is None or found is None or found["steps"] < done:
+    if before is None or not has_ended(config.workdir, config.resolved):
         return False
     steps, patience = config.train.steps, config.train.patience
     held = before["train"]["patience"]
@@ -144,7 +149,7 @@ def prepare(config: Config) -> None:
     """Write config.yaml; the summary of a run that goes on becomes summary-STEPS.json, a damaged one is moved aside."""
     if jax.process_index() != 0:
         return
-    path, held = config.workdir / "summary.json", summary.fitting(config)
+    path, held = config.workdir / "summary.json", summary.fitting(config.workdir, config.resolved)
     # First, so that a kill between the two does not leave a summary that looks like that of the longer run.
     if held is not None:
         path.rename(path.with_name(f"summary-{held['steps']}.json"))

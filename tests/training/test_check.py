@@ -16,6 +16,8 @@ import train_helpers
 import yaml
 from train_helpers import arrays, assert_refused, spoil
 
+from mru.training import checksum
+
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 
@@ -235,10 +237,24 @@ def test_other_numbers_than_were_written(unfinished):
 
 
 def test_parameters_that_are_not_finite(format_1):
-    """No checksum tells of them, and training would go on from there."""
+    """No checksum tells of them. What is said of the same command is what it does."""
     write_arrays(format_1 / "checkpoints/20", nan_parameters)
-    last = assert_damaged(format_1, "checkpoint 20", "are not finite")
-    assert last.startswith("can not go on: checkpoint 20 has numbers that are not finite")
+    assert assert_damaged(format_1, "checkpoint 20", "are not finite") == "goes on from step 10 of 20"
+    config = shutil.copy(format_1 / "config.yaml", format_1.parent / "its.yaml")
+    code, said = train_helpers.main("--config", config, "--workdir", format_1)
+    assert code == 0, said
+    assert "resumed at step 10" in said
+
+
+def test_a_summary_of_fewer_steps_is_no_end(copied):
+    workdir, argv = copied
+    held = json.loads((workdir / "summary.json").read_text())
+    fewer = {name: x for name, x in held.items() if name != "checksum"} | {"steps": 20}
+    (workdir / "summary.json").write_text(json.dumps(checksum.sealed(fewer)))
+    assert assert_damaged(workdir, "summary.json", "of step 20") == "goes on from step 40 of 40"
+    code, said = train_helpers.main(*argv)
+    assert code == 0, said
+    assert "resumed at step 40" in said
 
 
 def test_a_best_checkpoint_that_is_gone(unfinished):
