@@ -33,6 +33,16 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where a file keeps compiled programs, if most of its runs are of a few."""
+    from train_helpers import compiled_in
+
+    folder = tmp_path_factory.mktemp("cache")
+    with compiled_in(folder):
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def finished():
     """(workdir, argv, epsilon at each save, what was said) of one finished run, which many tests read."""

@@ -20,7 +20,6 @@ from train_helpers import (
     arrays,
     assert_refused,
     assert_same_arrays,
-    compiled_in,
     config_file,
     end,
     expected_scalars,
@@ -40,14 +39,10 @@ from mru.training import checksum, resume
 from mru.training.messages import RunFailed
 from mru.training.progress import Progress
 
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    with compiled_in(folder):
-        yield folder
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("cache"),
+]
 
 
 def tree(workdir):

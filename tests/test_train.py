@@ -20,7 +20,6 @@ from train_helpers import (
     arrays,
     assert_refused,
     assert_same_arrays,
-    compiled_in,
     config_file,
     end,
     expected_scalars,
@@ -47,15 +46,10 @@ from tasks.base import Task
 
 # Orbax reads the arrays of a checkpoint at once; where one can not be read, it leaves the others to an event loop that
 # is closed already.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Where compiled programs are kept: most runs below are of a few programs."""
-    folder = tmp_path_factory.mktemp("cache")
-    with compiled_in(folder):
-        yield folder
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("cache"),
+]
 
 
 @pytest.fixture

@@ -6,22 +6,18 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from train_helpers import TINY, compiled_in, make_trainer, run_steps
+from train_helpers import TINY, make_trainer, run_steps
 
 import mru
 from mru.training import checkpoint
 from mru.training import trainer as trainers
 from mru.training.batches import train_batches
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compiled_in(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def plain(tmp_path_factory, cache):
     """The trainer of `TINY`, its state after ten steps, and their losses."""
     trainer = make_trainer(tmp_path_factory.mktemp("plain"))
     return trainer, *run_steps(trainer, 10)
