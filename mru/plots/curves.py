@@ -56,12 +56,12 @@ def learning(
         else:
             for number, (label, same) in enumerate(runs.items()):
                 _line(axis, number, label, [_points(run["log"], "validation", name) for run in same])
+        _scale(axis, "min" if name == "loss" else goal)
         if chance is not None and name == (metric if metric in names else "loss"):
             _chance(axis, chance)
         shown = f"{metric} (the loss)" if names == ["loss"] else name
         axis.set(xlabel="step", ylabel=shown if len(every) == 1 else f"validation {shown}")
         axis.locator_params(axis="x", nbins=5)
-        _scale(axis, "min" if name == "loss" else goal)
     figure.suptitle(title)
     style.legend_below(figure, axes[-1])
     return figure
@@ -92,12 +92,12 @@ def retention(
     figure, (axis,) = style.panels(1.3 * style.COLUMN, 2.9)
     for number, (label, same) in enumerate(runs.items()):
         _line(axis, number, label, same)
+    _scale(axis, goal)
     if chance is not None:
         _chance(axis, chance)
     if trained is not None:
         axis.axvline(trained, color=style.GREY, linewidth=0.8, label="length of training", zorder=1)
     axis.set(xscale="log", xlabel=length_name, ylabel=f"test {metric}", title=title)
-    _scale(axis, goal)
     style.legend_below(figure, axis)
     return figure
 
@@ -141,10 +141,10 @@ def robustness(
             np.array(list(finite)),
             *(np.array([reduce(values) for values in finite.values()]) for reduce in (np.mean, np.min, np.max)),
         )
+    _scale(axis, goal)
     if chance is not None:
         _chance(axis, chance)
     axis.set(xlabel="variability of the parameters p (%)", ylabel=f"validation {metric}", title=title)
-    _scale(axis, goal)
     style.legend_below(figure, axis)
     return figure
 
@@ -162,16 +162,13 @@ def _one_run(axis: Axes, run: Mapping[str, Any], name: str) -> None:
     train, validation = (_points(run["log"], split, name) for split in ("train", "validation"))
     axis.plot(list(train), list(train.values()), color=style.SKY, linewidth=1, label="train")
     # A handful of evaluations is no curve: points alone, which nothing joins.
-    axis.plot(list(validation), list(validation.values()), "o", color=style.BLACK, markersize=3.5, label="validation")
+    (dots,) = axis.plot(list(validation), list(validation.values()), "o", color=style.BLACK, label="validation")
+    dots.set(markersize=3.5, zorder=5)  # on the star
     if run.get("test"):
-        place: dict[str, Any] = {
-            "clip_on": False,
-            "zorder": 5,
-            "markersize": 9,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.5,
-        }
-        axis.plot(run["best_step"], run["test"][name], "*", color=style.VERMILLION, label="test, at best step", **place)
+        (star,) = axis.plot(
+            run["best_step"], run["test"][name], "*", color=style.VERMILLION, label="test, at best step"
+        )
+        star.set(clip_on=False, markersize=12)
 
 
 def _line(axis: Axes, number: int, label: str, curves: Sequence[Curve]) -> None:
@@ -192,6 +189,7 @@ def _banded(
 
 def _chance(axis: Axes, chance: float) -> None:
     axis.axhline(chance, color=style.GREY, linestyle=(0, (1, 2)), linewidth=1, label="chance", zorder=1)
+    axis.margins(y=0.08)  # it is seen, also at the edge
 
 
 def _scale(axis: Axes, goal: str) -> None:

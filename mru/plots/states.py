@@ -70,13 +70,16 @@ def write_raster(write: np.ndarray, *, inputs: np.ndarray | None = None, title: 
 
 
 @style.styled
-def hysteresis(drive: np.ndarray, state: np.ndarray, area: np.ndarray, *, title: str = "") -> Figure:
+def hysteresis(
+    drive: np.ndarray, state: np.ndarray, area: np.ndarray, *, drive_name: str = "drive u", title: str = ""
+) -> Figure:
     """The state of each unit against a drive that rises and falls: those 16 of the largest loops, a panel each.
 
     Args:
         drive: (T,).
         state: (T, N); of complex states the modulus is drawn.
         area: Area of each unit's loop, (N,).
+        drive_name: What the drive is called.
         title: Above the panels.
     """
     values, name = _real(state)
@@ -92,8 +95,10 @@ def hysteresis(drive: np.ndarray, state: np.ndarray, area: np.ndarray, *, title:
         axis.set_title(f"unit {unit}: area {area[unit]:.3g}", fontsize=style.SMALL, pad=2)
     for axis in axes[len(units) :]:
         axis.set_visible(False)
-    figure.supxlabel("drive u", fontsize=style.NORMAL)
-    figure.supylabel(f"state {name}", fontsize=style.NORMAL)
+    for number, axis in enumerate(axes[: len(units)]):
+        below = number + columns >= len(units)
+        axis.set(xlabel=drive_name if below else "", ylabel=f"state {name}" if number % columns == 0 else "")
+        axis.tick_params(labelbottom=below)
     left_out = values.shape[1] - len(units)
     figure.suptitle(title + (f" (the {len(units)} largest of {values.shape[1]} loops)" if left_out else ""))
     style.legend_below(figure, axes[0])
@@ -119,7 +124,7 @@ def hold_times(times: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
         times: Lengths of all holds of each layer by its name, int (number of holds,).
         title: Above it.
     """
-    return _distribution(times, "steps held", "holds", "endless", title, log=True)
+    return _distribution(times, "steps held", "holds", "endless", title, whole=True)
 
 
 @style.styled
@@ -179,7 +184,7 @@ def _raster_axes(steps: int, inputs: np.ndarray | None, title: str) -> tuple[Fig
 
 
 def _distribution(
-    samples: Mapping[str, np.ndarray], axis_name: str, counted: str, endless: str, title: str, log: bool = False
+    samples: Mapping[str, np.ndarray], axis_name: str, counted: str, endless: str, title: str, whole: bool = False
 ) -> Figure:
     """Outlines of histograms, a line each, in bins that are equal on a logarithmic axis."""
     figure, (axis,) = style.panels(1.3 * style.COLUMN, 2.9)
@@ -188,6 +193,9 @@ def _distribution(
     every = np.concatenate([*finite.values(), np.ones(0)])
     low, high = (every.min(), every.max()) if len(every) else (1.0, 10.0)
     edges = np.geomspace(low / 1.001, max(high, 2 * low) * 1.001, 21)
+    if whole:  # a bin of numbers of steps: whole numbers, as many in each as its width says
+        edges = np.unique(np.round(edges)) - 0.5
+        edges = np.append(edges, np.round(high) + 0.5) if edges[-1] < high else edges
     for number, (name, x) in enumerate(finite.items()):
         label = f"{name}: median {np.median(x):.3g}" if len(x) else f"{name}: none"
         infinite = len(values[name]) - len(x)
@@ -195,7 +203,7 @@ def _distribution(
         look = {key: value for key, value in style.line(number, points=1000).items() if key != "zorder"}
         axis.stairs(np.histogram(x, edges)[0], edges, label=label, zorder=3, **look)
     axis.set(xscale="log", xlabel=axis_name, ylabel=f"number of {counted}", title=title)
-    if log and len(every):
+    if whole and len(every):
         axis.set_yscale("log")
         axis.set_ylim(bottom=0.7)
     style.legend_below(figure, axis)

@@ -16,7 +16,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, SKY, PURPLE, BLACK = "#E69F00", "#56B4E9", "#CC79A7", "#000000"
@@ -93,11 +94,12 @@ def line(number: int, points: int = 0) -> dict[str, Any]:
     look: dict[str, Any] = {
         "color": PALETTE[number % len(PALETTE)],
         "linestyle": STYLES[number % len(STYLES)],
-        "linewidth": max(1.0, 2.2 - 0.4 * number),
+        "linewidth": 1.1,
         "zorder": 3 + 0.01 * number,
     }
     if points <= 40:
-        look |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 7 - 1.5 * (number % 3), "fillstyle": "none"}
+        look["linewidth"] = max(1.0, 1.9 - 0.3 * number)
+        look |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 6 - 1.2 * (number % 3), "fillstyle": "none"}
     return look
 
 

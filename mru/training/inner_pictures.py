@@ -8,9 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from matplotlib.figure import Figure
 
 from mru import dynamics
+from mru.cells import Cell
 from mru.plots import classification, states
 from mru.training import look
 from mru.training.look import Run
@@ -28,11 +30,11 @@ def of_run(run: Run) -> Pictures:
     found = look.inside(run)
     yield from _rasters(run, found)
     layers = {
-        layer: dynamics.layer(run.model, layer, run.given.inputs, run.given.lengths, run.given.reset)
+        layer: dynamics.layer(run.model, layer, run.given.inputs, lengths=run.given.lengths, reset=run.given.reset)
         for layer in dynamics.layers(run.model)
     }
-    for layer, (cell, _) in layers.items():
-        yield f"{_file(layer)}-hysteresis", partial(_hysteresis, layer, cell)
+    for layer, (cell, x) in layers.items():
+        yield f"{_file(layer)}-hysteresis", partial(_hysteresis, layer, cell, x)
     times = {key.removesuffix("/write"): _hold_times(run, x) for key, x in found.items() if key.endswith("/write")}
     if times:
         yield "hold_times", partial(states.hold_times, times, title=f"{name}: lengths of holds")
@@ -60,6 +62,7 @@ def _defined(values: Mapping[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
 def _rasters(run: Run, found: dict[str, np.ndarray]) -> Pictures:
     """States and writes of all layers, of the first example."""
     inputs = look.real_steps(run, np.asarray(run.given.inputs), 0)
+    draw: Callable[..., Figure]
     for name, x in found.items():
         first = look.real_steps(run, x, 0)
         if name.endswith("/write"):
@@ -71,15 +74,24 @@ def _rasters(run: Run, found: dict[str, np.ndarray]) -> Pictures:
         yield f"{_file(name)}s", partial(draw, first, inputs=inputs, title=f"{name}, first validation example")
 
 
-def _hysteresis(name: str, cell: Any) -> Figure:
-    loop = dynamics.hysteresis_loop(cell)
+def _hysteresis(name: str, cell: Cell, x: Array) -> Figure:
+    """Loops under a drive along the main direction of what the layer is given: others may not move it at all."""
+    mean, direction = main_direction(np.asarray(x))
+    loop = dynamics.hysteresis_loop(cell, jnp.asarray(direction), around=jnp.asarray(mean))
     drive, state, area = (np.asarray(x) for x in (loop.drive, loop.state, loop.area))
-    return states.hysteresis(drive, state, area, title=f"{name}: hysteresis")
+    return states.hysteresis(drive, state, area, drive_name="drive u (sd of input)", title=f"{name}: hysteresis")
+
+
+def main_direction(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of some inputs (..., D), and the direction in which they vary most, as long as their deviation, (D,)."""
+    rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    values, vectors = np.linalg.eigh(np.cov(rows.T, ddof=0).reshape(2 * (x.shape[-1],)))
+    return rows.mean(0).astype(np.float32), (np.sqrt(max(values[-1], 0.0)) * vectors[:, -1]).astype(np.float32)
 
 
 def _hold_times(run: Run, write: np.ndarray) -> np.ndarray:
     """Of all examples."""
-    return np.concatenate([dynamics.hold_times(look.real_steps(run, write, i)) for i in range(len(write))])
+    return np.concatenate([dynamics.hold_times(jnp.asarray(look.real_steps(run, write, i))) for i in range(len(write))])
 
 
 def _unpadded(run: Run, x: Any) -> Any:

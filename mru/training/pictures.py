@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mru.plots import curves, style
@@ -77,7 +78,8 @@ def of_records(held: Sequence[Record], task: Task) -> Pictures:
         held: What the runs wrote.
         task: Their task.
     """
-    groups, common = records.grouped(held), {"goal": task.goal, "chance": task.chance}
+    groups = records.grouped(held)
+    common: dict[str, Any] = {"goal": task.goal, "chance": task.chance}
     title = f"{task.name}: {held[0].cells}" if len(held) == 1 else task.name
 
     def of(part: Callable[[Record], Any]) -> dict[str, list[Any]]:
@@ -86,13 +88,13 @@ def of_records(held: Sequence[Record], task: Task) -> Pictures:
         return {label: same for label, same in found.items() if same}
 
     if learning := of(_learning):
-        yield "learning", lambda: curves.learning(learning, task.metric, title=title, **common)
+        yield "learning", partial(curves.learning, learning, task.metric, title=title, **common)
     if retention := of(lambda record: _by_length(record.summary)):
         trained = _trained(held, task, next(iter(retention.values()))[0])
-        options = {"length_name": task.retention_axis, "trained": trained}
-        yield "retention", lambda: curves.retention(retention, task.metric, title=title, **options, **common)
+        lengths = common | {"length_name": task.retention_axis, "trained": trained}
+        yield "retention", partial(curves.retention, retention, task.metric, title=title, **lengths)
     if robustness := of(lambda record: record.robustness):
-        yield "robustness", lambda: curves.robustness(robustness, task.metric, title=title, **common)
+        yield "robustness", partial(curves.robustness, robustness, task.metric, title=title, **common)
 
 
 def _trained(held: Sequence[Record], task: Task, lengths: Iterable[float]) -> float | None:
