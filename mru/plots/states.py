@@ -62,7 +62,7 @@ def write_raster(write: np.ndarray, *, inputs: np.ndarray | None = None, title: 
     padded = np.pad(write, ((0, -steps % part), (0, 0)))
     figure, axis = _raster_axes(steps, inputs, title)
     axis.imshow(padded.reshape(-1, part, units).any(1).T, cmap="Greys", vmin=0, vmax=1, **_place(write.shape))
-    side = axis.inset_axes((1.02, 0, 0.16, 1), sharey=axis)
+    side = axis.inset_axes((1.05, 0, 0.14, 1), sharey=axis)
     side.barh(np.arange(units) + 0.5, write.mean(0), height=1.0, color=style.BLUE)
     side.set(xlim=(0, 1), xlabel="rate of writes")
     side.tick_params(labelsize=style.SMALL, labelleft=False)
@@ -71,36 +71,46 @@ def write_raster(write: np.ndarray, *, inputs: np.ndarray | None = None, title: 
 
 @style.styled
 def hysteresis(
-    drive: np.ndarray, state: np.ndarray, area: np.ndarray, *, drive_name: str = "drive u", title: str = ""
+    drive: np.ndarray,
+    state: np.ndarray,
+    area: np.ndarray,
+    *,
+    units: np.ndarray | None = None,
+    drive_name: str = "drive u",
+    title: str = "",
 ) -> Figure:
-    """The state of each unit against a drive that rises and falls: those 16 of the largest loops, a panel each.
+    """The state of each unit against a drive that rises and falls: the largest loops, at most 16, a panel each.
+
+    Left out are units whose loop encloses less than a thousandth of the largest: they do not move, or hold nothing.
 
     Args:
         drive: (T,).
-        state: (T, N); of complex states the modulus is drawn.
+        state: (T, N); of complex states the real part is drawn.
         area: Area of each unit's loop, (N,).
+        units: Numbers of the units, (N,); 0 to N - 1 if None.
         drive_name: What the drive is called.
         title: Above the panels.
     """
-    values, name = _real(state)
-    units = np.argsort(-np.asarray(area), kind="stable")[:MOST_LOOPS]
-    columns = min(4, len(units))
-    rows = math.ceil(len(units) / columns)
+    values, name = np.real(state), "Re h" if np.iscomplexobj(state) else "h"
+    numbers = np.arange(values.shape[1]) if units is None else units
+    largest = np.argsort(-np.asarray(area), kind="stable")[:MOST_LOOPS]
+    largest = largest[area[largest] >= area[largest[0]] / 1000]
+    columns = min(4, len(largest))
+    rows = math.ceil(len(largest) / columns)
     figure, axes = style.panels(style.PAGE, 1.1 + 1.15 * rows, rows, columns, sharex=True, sharey=True)
     rising = np.gradient(np.asarray(drive, np.float64)) > 0
-    for axis, unit in zip(axes, units, strict=False):
+    for axis, unit in zip(axes, largest, strict=False):
         for where, label, look in ((rising, "drive rises", "-"), (~rising, "drive falls", "--")):
             colour = style.VERMILLION if look == "-" else style.BLUE
             axis.plot(drive, np.where(where, values[:, unit], np.nan), look, color=colour, label=label)
-        axis.set_title(f"unit {unit}: area {area[unit]:.3g}", fontsize=style.SMALL, pad=2)
-    for axis in axes[len(units) :]:
+        axis.set_title(f"unit {numbers[unit]}: area {area[unit]:.3g}", fontsize=style.SMALL, pad=2)
+    for axis in axes[len(largest) :]:
         axis.set_visible(False)
-    for number, axis in enumerate(axes[: len(units)]):
-        below = number + columns >= len(units)
+    for number, axis in enumerate(axes[: len(largest)]):
+        below = number + columns >= len(largest)
         axis.set(xlabel=drive_name if below else "", ylabel=f"state {name}" if number % columns == 0 else "")
         axis.tick_params(labelbottom=below)
-    left_out = values.shape[1] - len(units)
-    figure.suptitle(title + (f" (the {len(units)} largest of {values.shape[1]} loops)" if left_out else ""))
+    figure.suptitle(f"{title} ({len(largest)} of {values.shape[1]} units)")
     style.legend_below(figure, axes[0])
     return figure
 
@@ -174,9 +184,9 @@ def _raster_axes(steps: int, inputs: np.ndarray | None, title: str) -> tuple[Fig
     else:
         ratios = {"height_ratios": (1, 4)}
         figure, (above, axis) = style.panels(style.PAGE, 3.2, rows=2, sharex=True, gridspec_kw=ratios)
-        columns = traces.reshape(len(traces), -1).T
+        columns, part = traces.reshape(len(traces), -1).T, _part(steps)
         for number, trace in enumerate(columns):
-            above.plot(np.arange(steps) + 0.5, trace, color=style.PALETTE[number], linewidth=0.8)
+            above.plot(np.arange(steps)[::part] + 0.5, trace[::part], color=style.PALETTE[number], linewidth=0.8)
         above.set_ylabel("input")
     axis.set(xlabel="step t", ylabel="unit", xlim=(0, steps))
     figure.suptitle(title)
@@ -194,8 +204,7 @@ def _distribution(
     low, high = (every.min(), every.max()) if len(every) else (1.0, 10.0)
     edges = np.geomspace(low / 1.001, max(high, 2 * low) * 1.001, 21)
     if whole:  # a bin of numbers of steps: whole numbers, as many in each as its width says
-        edges = np.unique(np.round(edges)) - 0.5
-        edges = np.append(edges, np.round(high) + 0.5) if edges[-1] < high else edges
+        edges = np.append(np.unique(np.round(edges))[:-1], np.round(high) + 1) - 0.5
     for number, (name, x) in enumerate(finite.items()):
         label = f"{name}: median {np.median(x):.3g}" if len(x) else f"{name}: none"
         infinite = len(values[name]) - len(x)

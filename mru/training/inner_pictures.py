@@ -17,6 +17,8 @@ from mru.plots import classification, states
 from mru.training import look
 from mru.training.look import Run
 
+# Hysteresis: how many units are driven, how far, where 1 is the largest input, and how far in a step.
+MOST_DRIVEN, AMPLITUDE, SPEED = 64, 1.5, 0.02
 # A picture by its name; it is drawn when it is called, which raises ValueError where there is nothing to draw.
 Pictures = Iterator[tuple[str, Callable[[], Figure]]]
 
@@ -34,7 +36,7 @@ def of_run(run: Run) -> Pictures:
         for layer in dynamics.layers(run.model)
     }
     for layer, (cell, x) in layers.items():
-        yield f"{_file(layer)}-hysteresis", partial(_hysteresis, layer, cell, x)
+        yield f"{_file(layer)}-hysteresis", partial(_hysteresis, layer, cell, x, found.get(f"{layer}/state"))
     times = {key.removesuffix("/write"): _hold_times(run, x) for key, x in found.items() if key.endswith("/write")}
     if times:
         yield "hold_times", partial(states.hold_times, times, title=f"{name}: lengths of holds")
@@ -74,19 +76,47 @@ def _rasters(run: Run, found: dict[str, np.ndarray]) -> Pictures:
         yield f"{_file(name)}s", partial(draw, first, inputs=inputs, title=f"{name}, first validation example")
 
 
-def _hysteresis(name: str, cell: Cell, x: Array) -> Figure:
-    """Loops under a drive along the main direction of what the layer is given: others may not move it at all."""
-    mean, direction = main_direction(np.asarray(x))
-    loop = dynamics.hysteresis_loop(cell, jnp.asarray(direction), around=jnp.asarray(mean))
-    drive, state, area = (np.asarray(x) for x in (loop.drive, loop.state, loop.area))
-    return states.hysteresis(drive, state, area, drive_name="drive u (sd of input)", title=f"{name}: hysteresis")
+def _hysteresis(name: str, cell: Cell, x: Array, state: np.ndarray | None) -> Figure:
+    """Loops of the units, each driven along the input that moves it."""
+    if state is None:
+        raise ValueError(f"the states of {name} are no array of units")
+    mean, directions = moving_directions(np.asarray(x), state, np.asarray(cell.initial_state()))
+    moved = np.argsort(-np.linalg.norm(directions, axis=1), kind="stable")[:MOST_DRIVEN]
+    way, around = jnp.asarray(directions[moved], x.dtype), jnp.asarray(mean, x.dtype)
+    loops = dynamics.hysteresis_loop(cell, way, around=around, amplitude=AMPLITUDE, speed=SPEED)
+    drive, each, areas = (np.asarray(part) for part in loops)
+    rows = np.arange(len(moved))
+    return states.hysteresis(
+        drive,
+        each[rows, :, moved].T,
+        areas[rows, moved],
+        units=moved,
+        drive_name="drive u (largest input: 1)",
+        title=f"{name}: hysteresis, each unit driven along the input that moves it",
+    )
 
 
-def main_direction(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of some inputs (..., D), and the direction in which they vary most, as long as their deviation, (D,)."""
-    rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
-    values, vectors = np.linalg.eigh(np.cov(rows.T, ddof=0).reshape(2 * (x.shape[-1],)))
-    return rows.mean(0).astype(np.float32), (np.sqrt(max(values[-1], 0.0)) * vectors[:, -1]).astype(np.float32)
+def moving_directions(x: np.ndarray, state: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The input that moves each unit: the covariance of the input with the change of its state.
+
+    Along an arbitrary direction a unit that holds may never switch.
+
+    Args:
+        x: Inputs of a layer, (B, T, D).
+        state: Its states, (B, T, N), real or complex.
+        initial: Its state before the first step, (N,).
+
+    Returns:
+        The mean input (D,), and a direction for each unit, (N, D), as long as the largest deviation from the mean along
+        it; zeros for a unit that never moves.
+    """
+    first = np.broadcast_to(initial, state[:, :1].shape)
+    change = np.diff(np.real(state), axis=1, prepend=np.real(first)).reshape(-1, state.shape[-1]).astype(np.float64)
+    given = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    mean = given.mean(0)
+    found = (change - change.mean(0)).T @ (given - mean)
+    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return mean, found * np.abs((given - mean) @ found.T).max(0)[:, None]
 
 
 def _hold_times(run: Run, write: np.ndarray) -> np.ndarray:
