@@ -97,7 +97,8 @@ def retention(
         _chance(axis, chance)
     if trained is not None:
         axis.axvline(trained, color=style.GREY, linewidth=0.8, label="length of training", zorder=1)
-    axis.set(xscale="log", xlabel=length_name, ylabel=f"test {metric}", title=title)
+    style.logarithmic(axis, "x")
+    axis.set(xlabel=length_name, ylabel=f"test {metric}", title=title)
     style.legend_below(figure, axis)
     return figure
 
@@ -196,4 +197,4 @@ def _scale(axis: Axes, goal: str) -> None:
     """Logarithmic where the smaller is the better and the values differ twentyfold or more."""
     values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axis.get_lines()])
     if goal == "min" and len(values) and values.min() > 0 and values.max() >= 20 * values.min():
-        axis.set_yscale("log")
+        style.logarithmic(axis, "y")

@@ -156,7 +156,7 @@ def sensitivity(gradients: Mapping[str, np.ndarray], *, title: str = "") -> Figu
         )
     axis.set(xlabel="lag k (steps)", ylabel="gradient norm", title=title)
     if any(np.any(np.asarray(values) > 0) for values in gradients.values()):
-        axis.set_yscale("log")
+        style.logarithmic(axis, "y")
     style.legend_below(figure, axis)
     return figure
 
@@ -202,18 +202,20 @@ def _distribution(
     finite = {name: x[np.isfinite(x)] for name, x in values.items()}
     every = np.concatenate([*finite.values(), np.ones(0)])
     low, high = (every.min(), every.max()) if len(every) else (1.0, 10.0)
-    edges = np.geomspace(low / 1.001, max(high, 2 * low) * 1.001, 21)
-    if whole:  # a bin of numbers of steps: whole numbers, as many in each as its width says
-        edges = np.append(np.unique(np.round(edges))[:-1], np.round(high) + 1) - 0.5
+    if whole:  # each bin holds whole numbers of steps
+        edges = np.unique(np.round(np.geomspace(low, high + 1, 21))) - 0.5
+    else:
+        edges = np.geomspace(low / 1.001, max(high, 2 * low) * 1.001, 21)
     for number, (name, x) in enumerate(finite.items()):
         label = f"{name}: median {np.median(x):.3g}" if len(x) else f"{name}: none"
         infinite = len(values[name]) - len(x)
         label += f", {infinite} {endless}" if infinite else ""
         look = {key: value for key, value in style.line(number, points=1000).items() if key != "zorder"}
         axis.stairs(np.histogram(x, edges)[0], edges, label=label, zorder=3, **look)
-    axis.set(xscale="log", xlabel=axis_name, ylabel=f"number of {counted}", title=title)
+    style.logarithmic(axis, "x")
+    axis.set(xlabel=axis_name, ylabel=f"number of {counted}", title=title)
     if whole and len(every):
-        axis.set_yscale("log")
+        style.logarithmic(axis, "y")
         axis.set_ylim(bottom=0.7)
     style.legend_below(figure, axis)
     return figure

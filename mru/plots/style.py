@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +102,27 @@ def line(number: int, points: int = 0) -> dict[str, Any]:
         look["linewidth"] = max(1.0, 1.9 - 0.3 * number)
         look |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 6 - 1.2 * (number % 3), "fillstyle": "none"}
     return look
+
+
+def logarithmic(axis: Axes, which: str) -> None:
+    """Make the "x" or the "y" axis logarithmic, with labels like 0.01 and 10k: an exponent is hard to read."""
+    getattr(axis, f"set_{which}scale")("log")
+    side = getattr(axis, f"{which}axis")
+
+    def minor(x: float, _: Any) -> str:
+        """Labels at 2 and 5 where the axis may have no power of ten."""
+        low, high = side.get_view_interval()
+        return _plain(x) if high < 10 * low and f"{x:.0e}"[0] in "25" else ""
+
+    side.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
+    side.set_minor_formatter(FuncFormatter(minor))
+
+
+def _plain(x: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= size:
+            return f"{x / size:g}{letter}"
+    return f"{x:g}"
 
 
 def legend_below(figure: Figure, axis: Axes) -> None:

@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "--robustness": Command(
         "WORKDIR [--draws 5]",
-        "Alone: a run's folder, to measure how its metric falls when all parameters vary at random.",
+        "Alone: a run's folder, to measure its metric when all parameters vary at random, --draws times each.",
         options=("--draws",),
     ),
 }
