@@ -107,9 +107,9 @@ def hysteresis(
     for axis in axes[len(largest) :]:
         axis.set_visible(False)
     for number, axis in enumerate(axes[: len(largest)]):
-        below = number + columns >= len(largest)
-        axis.set(xlabel=drive_name if below else "", ylabel=f"state {name}" if number % columns == 0 else "")
-        axis.tick_params(labelbottom=below)
+        axis.tick_params(labelbottom=number + columns >= len(largest))
+        axis.set_xlabel(drive_name if number // columns == rows - 1 else "")
+        axis.set_ylabel(f"state {name}" if number % columns == 0 else "")
     figure.suptitle(f"{title} ({len(largest)} of {values.shape[1]} units)")
     style.legend_below(figure, axes[0])
     return figure

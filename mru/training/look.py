@@ -77,28 +77,28 @@ def open_run(folder: pathlib.Path, tasks: Registry[Task], option: str = "run") -
 
 def config_in(folder: pathlib.Path, tasks: Registry[Task], option: str) -> Config:
     """The config of the run in a folder; see `open_run`."""
-    try:
-        return config_of(content_of(folder, option), tasks, folder)
-    except UserError as error:
-        raise UserError(str(error) if str(error).startswith(option) else f"{option} {short(folder)}: {error}") from None
+    content = content_of(folder, option)
+    with told(option, folder):
+        return config_of(content, tasks, folder)
 
 
 def content_of(folder: pathlib.Path, option: str) -> dict[str, Any]:
-    """The config of the run in a folder as plain data; its task need not be known."""
+    """The config of the run in a folder as plain data: of its newest checkpoint, or of config.yaml if none has it."""
     workdir.require_run(option, folder)
-    held = workdir.recorded(folder, workdir.read_config(folder / "config.yaml"), workdir.of_checkpoints(folder))
+    with told(option, folder):
+        held = workdir.of_checkpoints(folder) or workdir.read_config(folder / "config.yaml")
     if held is None:
-        raise UserError(f"{option} {short(folder)}, allowed: the folder of a run; it has no config.yaml, no checkpoint")
+        raise UserError(f"{option} {short(folder)}, allowed: the folder of a run; no config.yaml there can be read")
     return held
 
 
 @contextlib.contextmanager
-def told(option: str, folder: pathlib.Path) -> Iterator[None]:
-    """Tell what can not be loaded from a folder in one line."""
+def told(option: str, path: pathlib.Path) -> Iterator[None]:
+    """Tell in one line what can not be done with a path that was given with an option."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{option} {short(folder)}: {error}") from None
+    except (FileNotFoundError, ValueError, UserError) as error:
+        raise UserError(f"{option} {short(path)}: {error}") from None
 
 
 def inside(run: Run) -> dict[str, np.ndarray]:

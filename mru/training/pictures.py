@@ -40,7 +40,8 @@ def plot(folders: Sequence[pathlib.Path], tasks: Registry[Task], out: pathlib.Pa
         names = ", ".join(dict.fromkeys(str(record.content["task"]["name"]) for record in held))
         raise UserError(f"{OPTION}: expected runs of one task, got {names}; draw those of each task by themselves")
     # Of what a summary repeats, the rest has its defaults, and only the task is asked for.
-    task = config_of(held[0].content, tasks, folders[0]).task
+    with look.told(OPTION, folders[0]):
+        task = config_of(held[0].content, tasks, folders[0]).task
     if len(held) == 1 and folders[0].is_dir():
         _save(out or folders[0] / "plots", every_picture(look.open_run(folders[0], tasks, OPTION), held[0]))
     else:

@@ -23,7 +23,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from mru.registry import Registry
-from mru.training import checkpoint, devices, provenance, resume
+from mru.training import checkpoint, devices, provenance
 from mru.training.config import Config
 from mru.training.files import write
 from mru.training.load import chosen
@@ -92,7 +92,7 @@ def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[
 
 
 def restored(config: Config, step: int) -> tuple[Trainer, TrainState]:
-    """A trainer on one device, and the state that has the model of a step; of its optimiser only new moments.
+    """A trainer on one device, and the state to evaluate that has the model of a step; it has no optimiser.
 
     Raises:
         ValueError: The checkpoint can not be read, or is of another model.
@@ -100,11 +100,16 @@ def restored(config: Config, step: int) -> tuple[Trainer, TrainState]:
     # Another machine may have fewer devices than the run had.
     axes = ("data", "seq", "model")
     mesh = jax.make_mesh((1, 1, 1), axes, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
-    trainer = Trainer(config, mesh)
-    state = trainer.initial()
-    found = checkpoint.restore(config.workdir, step, model=resume.arrays(state)["model"])["model"]
-    params, rest = (checkpoint.unflatten(x, found) for x in (state.params, state.rest))
-    return trainer, dataclasses.replace(state, params=params, rest=rest)
+    trainer, model = Trainer(config, mesh), nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))
+    parts = nnx.split(model, nnx.Param, ...)[1:]
+    like = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=trainer.replicated)
+        for part in parts
+        for name, x in checkpoint.flatten(part).items()
+    }
+    found = checkpoint.restore(config.workdir, step, model=like)["model"]
+    params, rest = (checkpoint.unflatten(part, found) for part in parts)
+    return trainer, TrainState(params, rest, (), jnp.int32(step))
 
 
 def perturbed(params: nnx.State[Any, Any], key: jax.Array, p: jax.Array | float) -> nnx.State[Any, Any]:
@@ -128,7 +133,7 @@ def measured(
     Raises:
         RunFailed: The metric is not finite for the parameters as they are.
     """
-    vary = jax.jit(perturbed, out_shardings=trainer.shardings.params)
+    vary = jax.jit(perturbed, out_shardings=trainer.replicated)
     for number, p in enumerate(VARIABILITIES):
         values: list[float | None] = []
         for draw in range(draws if p else 1):
