@@ -17,7 +17,7 @@ from mru.plots import style
 
 # Longer sequences are drawn in so many parts; a picture has no more columns than that.
 MOST_COLUMNS = 2000
-MOST_LOOPS = 16
+MOST_LOOPS = 12
 MOST_INPUTS = 4
 
 
@@ -79,7 +79,7 @@ def hysteresis(
     drive_name: str = "drive u",
     title: str = "",
 ) -> Figure:
-    """The state of each unit against a drive that rises and falls: the largest loops, at most 16, a panel each.
+    """The state of each unit against a drive that rises and falls: the largest loops, at most 12, a panel each.
 
     Left out are units whose loop encloses less than a thousandth of the largest: they do not move, or hold nothing.
 
