@@ -56,9 +56,8 @@ def learning(
         else:
             for number, (label, same) in enumerate(runs.items()):
                 _line(axis, number, label, [_points(run["log"], "validation", name) for run in same])
-        _scale(axis, "min" if name == "loss" else goal)
-        if chance is not None and name == (metric if metric in names else "loss"):
-            _chance(axis, chance)
+        compared = chance if name == (metric if metric in names else "loss") else None
+        _finish(axis, "min" if name == "loss" else goal, compared)
         shown = f"{metric} (the loss)" if names == ["loss"] else name
         axis.set(xlabel="step", ylabel=shown if len(every) == 1 else f"validation {shown}")
         axis.locator_params(axis="x", nbins=5)
@@ -92,9 +91,7 @@ def retention(
     figure, (axis,) = style.panels(1.3 * style.COLUMN, 2.9)
     for number, (label, same) in enumerate(runs.items()):
         _line(axis, number, label, same)
-    _scale(axis, goal)
-    if chance is not None:
-        _chance(axis, chance)
+    _finish(axis, goal, chance)
     if trained is not None:
         axis.axvline(trained, color=style.GREY, linewidth=0.8, label="length of training", zorder=1)
     style.logarithmic(axis, "x")
@@ -142,9 +139,7 @@ def robustness(
             np.array(list(finite)),
             *(np.array([reduce(values) for values in finite.values()]) for reduce in (np.mean, np.min, np.max)),
         )
-    _scale(axis, goal)
-    if chance is not None:
-        _chance(axis, chance)
+    _finish(axis, goal, chance)
     axis.set(xlabel="variability of the parameters p (%)", ylabel=f"validation {metric}", title=title)
     style.legend_below(figure, axis)
     return figure
@@ -188,13 +183,15 @@ def _banded(
     axis.fill_between(places, least, largest, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
 
 
-def _chance(axis: Axes, chance: float) -> None:
-    axis.axhline(chance, color=style.GREY, linestyle=(0, (1, 2)), linewidth=1, label="chance", zorder=1)
-    axis.margins(y=0.08)  # it is seen, also at the edge
+def _finish(axis: Axes, goal: str, chance: float | None) -> None:
+    """Draw the level of chance, if it is known.
 
-
-def _scale(axis: Axes, goal: str) -> None:
-    """Logarithmic where the smaller is the better and the values differ twentyfold or more."""
+    The axis is logarithmic where the smaller is the better and the values differ twentyfold or more.
+    """
     values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axis.get_lines()])
+    if chance is not None:
+        values = np.append(values, chance)
+        axis.axhline(chance, color=style.GREY, linestyle=(0, (1, 2)), linewidth=1, label="chance", zorder=1)
+        axis.margins(y=0.08)  # it is seen, also at the edge
     if goal == "min" and len(values) and values.min() > 0 and values.max() >= 20 * values.min():
         style.logarithmic(axis, "y")

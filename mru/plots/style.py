@@ -32,7 +32,7 @@ DIVERGING, SEQUENTIAL = "PuOr", "cividis"
 
 # Widths of one column and of a page, in inches.
 COLUMN, PAGE = 3.4, 7.0
-DPI = 200
+DPI = 180
 # Points; nothing is smaller than SMALL.
 SMALL, NORMAL = 7, 8
 SETTINGS: Any = {

@@ -27,8 +27,8 @@ from mru.training.load import chosen, load
 from mru.training.messages import UserError
 from mru.training.task import ModelInputs, Task
 
-# Examples that one look is at.
-EXAMPLES = 16
+# Examples that one look is at, of which long ones are fewer: so many steps in all.
+EXAMPLES, STEPS = 16, 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Run:
         config: Its config, with the folder in which it lies now.
         step: Step of the checkpoint that is looked at: the best on validation, or the newest of a run without summary.
         model: Its model then.
-        given: What the model is called with for the first `EXAMPLES` validation examples.
+        given: What the model is called with for the first validation examples, up to `EXAMPLES` of them.
     """
 
     config: Config
@@ -69,7 +69,8 @@ def open_run(folder: pathlib.Path, tasks: Registry[Task], option: str = "run") -
     with told(option, folder):
         step = chosen(folder)
         model = load(folder, step)
-    batch = next(evaluation_batches(config.task, "validation", batch_size=EXAMPLES, count=EXAMPLES, prefetch=0))
+    count = max(1, min(EXAMPLES, STEPS // config.task.length))
+    batch = next(evaluation_batches(config.task, "validation", batch_size=count, count=count, prefetch=0))
     given = config.task.model_inputs(batch)
     real = int(batch["weight"].sum())  # a split of few examples is filled up
     return Run(config, step, model, jax.tree.map(lambda x: jnp.asarray(x[:real]), given))

@@ -122,16 +122,18 @@ def test_retention(legible):
 
 
 @pytest.mark.parametrize(
-    ("values", "goal", "expected"),
+    ("values", "goal", "chance", "expected"),
     [
-        ((0.01, 0.3), "min", "log"),
-        ((0.1, 0.3), "min", "linear"),
-        ((0.01, 0.9), "max", "linear"),
-        ((0, 1), "min", "linear"),
+        ((0.01, 0.3), "min", None, "log"),
+        ((0.1, 0.3), "min", None, "linear"),
+        ((0.01, 0.9), "max", 1.0, "linear"),
+        ((0, 1), "min", 1.0, "linear"),
+        ((0.01, 0.02), "min", 1.0, "log"),
+        ((0.1, 0.2), "min", 1.0, "linear"),
     ],
 )
-def test_scale(values, goal, expected):
-    figure = curves.retention({"BMRU": [dict(zip((1, 2), values))]}, "x", goal=goal, chance=1e-9, trained=1)
+def test_scale(values, goal, chance, expected):
+    figure = curves.retention({"BMRU": [dict(zip((1, 2), values))]}, "x", goal=goal, chance=chance, trained=1)
     assert figure.axes[0].get_yscale() == expected
 
 

@@ -44,6 +44,13 @@ def test_a_run_is_opened(copied):
     assert_same_arrays(*(checkpoint.flatten(nnx.state(model)) for model in (run.model, mru.load(workdir))))
 
 
+@pytest.mark.parametrize(("steps", "expected"), [(60, 3), (5, 1)])
+def test_long_examples_are_fewer(steps, expected, copied, monkeypatch):
+    monkeypatch.setattr(look, "STEPS", steps)
+    run = look.open_run(copied[0], tasks.REGISTRY)
+    np.testing.assert_array_equal(run.given.inputs, run.task.examples("validation", np.arange(expected))["inputs"])
+
+
 def test_states_are_those_of_the_model_step_by_step(copied):
     workdir, _ = copied
     run = look.open_run(workdir, tasks.REGISTRY)
