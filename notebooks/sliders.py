@@ -201,14 +201,15 @@ def loop_figure(drive, state, thresholds):
     axis.plot(np.append(drive, drive[0]), np.append(state, state[0]), color=BLUE, linewidth=2)
     height = 1.1 * max(1, np.abs(state).max())
     axis.set(xlabel="drive u", ylabel="state h", xlim=(-1.1 * AMPLITUDE, 1.1 * AMPLITUDE), ylim=(-height, height))
-    axis.set_title("Hysteresis loop", fontsize=12)
+    axis.locator_params(axis="y", nbins=5)
+    axis.set_title("Hysteresis loop" + (", thresholds dotted" if thresholds else ""), fontsize=12)
     return figure
 
 
 @app.function
 def trace_figure(u, h, write, op, thresholds):
     """Drive, state and writes against time."""
-    figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.4, 5.0), layout="constrained")
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 0.6))
     time = np.arange(len(h))
     above.plot(time, u, color=GREY, linewidth=1)
@@ -216,10 +217,13 @@ def trace_figure(u, h, write, op, thresholds):
         above.axhline(threshold, color=ORANGE, linestyle=":", linewidth=1.5)
     if isinstance(op, mru.Play):
         band = op.gates()
-        middle.fill_between(time, band["lo"][:, 0], band["hi"][:, 0], color=ORANGE, alpha=0.25, linewidth=0)
+        lo, hi = band["lo"][:, 0], band["hi"][:, 0]
+        middle.fill_between(time, lo, hi, color=ORANGE, alpha=0.25, linewidth=0, label="band")
+        middle.legend(loc="upper right", frameon=False)
     middle.plot(time, h, color=BLUE, linewidth=2, drawstyle="steps-post")
     below.fill_between(time, 0, write, step="post", color=ORANGE, linewidth=0)
     above.set_title("On a noisy input", fontsize=12)
+    middle.locator_params(axis="y", nbins=5)
     above.set(ylabel="drive u")
     middle.set(ylabel="state h")
     below.set(xlabel="time step", yticks=[], ylim=(0, 1), xlim=(0, len(h)))
@@ -249,7 +253,9 @@ def reading(drive, state, write):
 def _():
     units = {unit.name: unit for unit in (Relay(), Trigger(), Play(), Linear())}
     choice = mo.ui.radio(list(units), value=Relay.name, label="**Cell**")
-    speed = mo.ui.slider(steps=SPEEDS, value=0.02, label="Sweep speed, drive a step", show_value=True, full_width=True)
+    speed = mo.ui.slider(
+        steps=SPEEDS, value=0.02, label="Sweep speed (drive per step)", show_value=True, full_width=True
+    )
     return choice, speed, units
 
 
@@ -278,7 +284,7 @@ def _(choice, sliders, speed, unit):
     words = mo.md(f"$$\n{inspect.cleandoc(unit.equation)}\n$$\n\n{inspect.cleandoc(unit.words)}")
     top = [picture(loop_figure(*loop, thresholds), "The state against the drive", 415), words]
     bottom = picture(trace_figure(pulses, state, write, maps, thresholds), "Drive, state and writes over time", "100%")
-    right = mo.vstack([mo.hstack(top, widths=[0, 1], gap=2), bottom])
+    right = mo.vstack([mo.hstack(top, widths=[5, 4], gap=2), bottom])
     mo.hstack([mo.vstack(controls, gap=1.2), right], widths=[1, 3], gap=2)
     return
 
