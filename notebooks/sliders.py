@@ -51,8 +51,8 @@ class Relay:
         A switch with **two states**. A candidate beyond ±β writes its sign. Anything weaker is ignored, and the state
         is held bit for bit, for any number of steps.
 
-        The loop does not depend on how slowly it is swept: it is memory, not lag. A leak ε adds up repeated writes, so
-        that gradients pass through them; training takes it from 1 to 0.
+        Without a leak the area of the loop is 4 β / g, however slowly it is swept: it is memory, not lag. A leak ε adds
+        up repeated writes, so that gradients pass through them; training takes it from 1 to 0.
     """
 
     def maps(self, u, gain, threshold, leak):
@@ -82,7 +82,8 @@ class Trigger:
         A switch that lives in the **first quadrant**: candidates and states are never negative, as currents in a
         circuit. At the upper threshold it writes 1, at the lower one 0, and between the two it holds.
 
-        The band between the thresholds is all the memory there is: its width is the width of the loop.
+        The band between the thresholds is all the memory there is. The loop is as wide as the band and 1 high, so its
+        area is δ / g.
     """
 
     def maps(self, u, gain, threshold, width):
@@ -110,7 +111,8 @@ class Play:
         Backlash, as between two gears. Around the candidate lies a band of radius r, and the state **moves only when an
         edge of the band pushes it**. Otherwise it is held bit for bit.
 
-        Any value can be held, not just two. Noise that is smaller than the band never reaches the state.
+        Any value can be held, not just two. Noise that is smaller than the band never reaches the state. The loop of a
+        sweep to ±A is a parallelogram of area 4 r (A − r / g), here with A = 3.
     """
 
     def maps(self, u, gain, radius):
@@ -137,7 +139,8 @@ class Linear:
         For contrast: one real channel of an LRU. Every step writes, so **nothing is held**: the state moves to the
         present input, within about 1 / (1 − a) steps.
 
-        Its loop is only lag. Sweep more slowly and it closes, while those of the other three stay as they are.
+        Its loop is only lag. Sweep at half the speed and its area is nearly halved, while those of the other three
+        stay as they are.
     """
 
     def maps(self, u, gain, leak):
@@ -193,14 +196,16 @@ def respond(op):
 @app.function
 def loop_figure(drive, state, thresholds):
     """The state against the drive."""
-    figure = Figure(figsize=(5.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.0, 4.2))
     axis = figure.subplots()
+    figure.subplots_adjust(left=0.15, right=0.99, bottom=0.12, top=0.93)
     for threshold in thresholds:
         axis.axvline(threshold, color=ORANGE, linestyle=":", linewidth=1.5)
     axis.fill(drive, state, color=BLUE, alpha=0.12, linewidth=0)
     axis.plot(np.append(drive, drive[0]), np.append(state, state[0]), color=BLUE, linewidth=2)
     height = 1.1 * max(1, np.abs(state).max())
-    axis.set(xlabel="drive u", ylabel="state h", xlim=(-1.1 * AMPLITUDE, 1.1 * AMPLITUDE), ylim=(-height, height))
+    lowest = -height if state.min() < 0 else -0.1 * height
+    axis.set(xlabel="drive u", ylabel="state h", xlim=(-1.1 * AMPLITUDE, 1.1 * AMPLITUDE), ylim=(lowest, height))
     axis.locator_params(axis="y", nbins=5)
     axis.set_title("Hysteresis loop" + (", thresholds dotted" if thresholds else ""), fontsize=12)
     return figure
@@ -209,8 +214,9 @@ def loop_figure(drive, state, thresholds):
 @app.function
 def trace_figure(u, h, write, op, thresholds):
     """Drive, state and writes against time."""
-    figure = Figure(figsize=(9.4, 5.0), layout="constrained")
+    figure = Figure(figsize=(9.4, 5.0))
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 0.6))
+    figure.subplots_adjust(left=0.08, right=0.995, bottom=0.1, top=0.94, hspace=0.09)
     time = np.arange(len(h))
     above.plot(time, u, color=GREY, linewidth=1)
     for threshold in thresholds:
@@ -218,11 +224,10 @@ def trace_figure(u, h, write, op, thresholds):
     if isinstance(op, mru.Play):
         band = op.gates()
         lo, hi = band["lo"][:, 0], band["hi"][:, 0]
-        middle.fill_between(time, lo, hi, color=ORANGE, alpha=0.25, linewidth=0, label="band")
-        middle.legend(loc="upper right", frameon=False)
+        middle.fill_between(time, lo, hi, color=ORANGE, alpha=0.25, linewidth=0)
     middle.plot(time, h, color=BLUE, linewidth=2, drawstyle="steps-post")
     below.fill_between(time, 0, write, step="post", color=ORANGE, linewidth=0)
-    above.set_title("On a noisy input", fontsize=12)
+    above.set_title("On a noisy input" + (", band shaded" if isinstance(op, mru.Play) else ""), fontsize=12)
     middle.locator_params(axis="y", nbins=5)
     above.set(ylabel="drive u")
     middle.set(ylabel="state h")
@@ -246,7 +251,7 @@ def reading(drive, state, write):
     """What is measured: the area of the loop, and how often the unit writes on the noisy input."""
     area = enclosed_area(drive, state)
     rate = 100 * np.mean(write)
-    return mo.md(f"**Enclosed area: {area:.2f}**\n\nWrites in {rate:.0f} % of the noisy steps").callout("info")
+    return mo.md(f"**Enclosed area: {area:.2f}**\n\nNoisy input: writes in {rate:.0f} % of steps").callout("info")
 
 
 @app.cell
