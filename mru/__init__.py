@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from mru import cells
+from mru import cells, dynamics
 from mru.engine.front import scan
 from mru.model import SequenceBlock, SequenceModel
 from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "adamw",
     "cells",
+    "dynamics",
     "load",
     "scan",
 ]

@@ -148,8 +148,8 @@ class Cell(nnx.Module):
             x: (..., T, D), floating point.
             state: State carried over from the steps before; the cell's initial state if None.
             reset: Boolean (..., T), true where a new sequence starts, from the cell's initial state.
-            capture: If given, it is filled with what happens inside (states, gates), by name, for plots: arrays
-                (..., T, and their own axes).
+            capture: If given, it is filled with what happens inside, by name: the "state" after each step, gates,
+                and of a cell that can hold, where it does a "write", boolean; arrays (..., T, and their own axes).
 
         Returns:
             y (..., T, D) in the dtype of `x`, and the state after the last step.

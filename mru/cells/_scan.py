@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from mru.cells._base import Cell, StateParam, named
 from mru.engine.front import scan
+from mru.engine.steps import states_before
 from mru.operators import Operator
 from mru.operators.base import State
 
@@ -105,9 +106,18 @@ class ScanCell(Cell):
         restored = None if reset is None else self.initial_state()
         h = scan(op, state, reset=reset, reset_state=restored, method=self.method)
         if capture is not None:
-            for name, value in {"state": h, **op.gates()}.items():
+            found = {"state": h, **op.gates()}
+            if op.says("holds"):
+                found["write"] = ~op.holds(self._before(h, state, x, reset))
+            for name, value in found.items():
                 capture.update({k: v for k, v in named(name, value).items() if _is_sequence(v, x)})
         return self.readout(h, x).astype(x.dtype), jax.tree.map(lambda leaf: _last(leaf, x.ndim - 2), h)
+
+    def _before(self, h: State, state: State, x: Array, reset: Array | None) -> State:
+        """The state before each step, as the scan had it."""
+        reset = None if reset is None else jnp.broadcast_to(reset, x.shape[:-1])
+        start = self.initial_state(x.shape[:-2])
+        return states_before(h, state, reset, start, x.ndim - 2, reverse=False)
 
 
 def _last(leaf: Array, axis: int) -> Array:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from mru.cells._base import as_rngs
 from mru.cells._linear import linear
 from mru.cells.cmru import CMRU
-from mru.operators import Affine, Operator, Relay
+from mru.operators import Operator, Relay, Switch
 from mru.operators.surrogate import sign
 
 
@@ -43,7 +43,7 @@ class AlphaCMRU(CMRU, name="alpha_cmru"):
         """h -> h + z sgn(c) alpha_t."""
         candidate, width = self.candidate(x), self.width[...]
         direction = Relay(candidate, self.threshold(x), width=width).write * sign(candidate, width)
-        return Affine(jnp.ones(self.state_size, jnp.float32), direction * self.increment_size(x))
+        return Switch(jnp.ones(self.state_size, jnp.float32), direction * self.increment_size(x))
 
     def readout(self, h: Array, x: Array) -> Array:
         """W_o h + b_o."""

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from mru.cells._base import Scheduled, as_rngs
 from mru.cells._linear import linear
 from mru.cells._scan import ScanCell
-from mru.operators import Affine, Operator
+from mru.operators import Operator, Switch
 from mru.operators.surrogate import step
 
 
@@ -26,10 +26,10 @@ class FQBMRU(ScanCell, name="fq_bmru"):
     c = ReLU(W x + b), z_lo = H(beta_lo - c), z_hi = H(c - beta_hi), h_t = z_hi alpha + (1 - z_lo)(1 - z_hi) h_{t-1},
     y = W_o h + b_o: at or above beta_hi it writes alpha, at or below beta_lo it writes 0, between them it holds.
 
-    The update runs as an `Affine` with coefficient 0 or 1, which is exact in floating point. As a `Latch` it would have
-    the same states, but not the derivative of this equation: where the unit holds, d h / d z_hi = alpha - h needs the
-    value alpha that was not written. The source leaves the distribution of the 20 % spread at the start open; ours is
-    uniform.
+    The update runs as a `Switch`, an `Affine` with coefficient 0 or 1, which is exact in floating point. As a `Latch`
+    it would have the same states, but not the derivative of this equation: where the unit holds, d h / d z_hi =
+    alpha - h needs the value alpha that was not written. The source leaves the distribution of the 20 % spread at the
+    start open; ours is uniform.
 
     Source: Fyon et al. 2026, arXiv 2605.15216.
     """
@@ -77,7 +77,7 @@ class FQBMRU(ScanCell, name="fq_bmru"):
         lower = jnp.abs(self.lower_threshold[...])
         z_lo = step(lower - c, self.width[...])
         z_hi = step(c - (lower + jnp.abs(self.gap[...])), self.width[...])
-        return Affine((1 - z_lo) * (1 - z_hi), z_hi * self.alpha[...])
+        return Switch((1 - z_lo) * (1 - z_hi), z_hi * self.alpha[...])
 
     def readout(self, h: Array, x: Array) -> Array:
         """W_o h + b_o."""

@@ -93,7 +93,8 @@ class SequenceBlock(nnx.Module):
             states: The states of the cells, any pytrees, one a cell.
             reset: Boolean (..., T), true where a new sequence starts.
             rngs: Stream "dropout"; dropout is applied only where this is given.
-            capture: If given, it is filled with the intermediates of the cells, by name such as "0/BMRU/write".
+            capture: If given, it is filled with the input and the intermediates of the cells, by name such as
+                "0/BMRU/write".
 
         Returns:
             (..., T, D) and the states of the cells after the last step.
@@ -106,7 +107,8 @@ class SequenceBlock(nnx.Module):
             outs.append(out)
             new_states.append(state)
             if capture is not None and inner is not None:
-                capture.update({f"{number}/{type(cell).__name__}/{name}": value for name, value in inner.items()})
+                found = {"input": normed, **inner}
+                capture.update({f"{number}/{type(cell).__name__}/{name}": value for name, value in found.items()})
         return self._residual(x, _sum(outs), rngs), tuple(new_states)
 
     def step(self, x: Array, states: tuple[State, ...]) -> tuple[Array, tuple[State, ...]]:

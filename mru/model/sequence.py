@@ -140,8 +140,8 @@ class SequenceModel(nnx.Module):
             lengths: Number of real steps, int (...), from 1 to T; the steps after them are padding, which changes no
                 logit of a pooled model. Not together with `state`: the state returned is that after the padding.
             rngs: Stream "dropout", or a seed; dropout is applied only where this is given.
-            capture: If given, it is filled with the intermediates of all cells, by name such as "1/0/BMRU/write":
-                block, place in the block, cell, quantity.
+            capture: If given, it is filled with the inputs and intermediates of all cells, by name such as
+                "1/0/BMRU/write": block, place in the block, cell, quantity.
 
         Returns:
             Logits, at least float32, (..., outputs) or, without pooling, (..., T, outputs); and the state after the

@@ -6,5 +6,6 @@ from mru.operators.clamp import Clamp
 from mru.operators.latch import Latch
 from mru.operators.play import Play
 from mru.operators.relay import Relay
+from mru.operators.switch import Switch
 
-__all__ = ["Affine", "Clamp", "KernelOperator", "Latch", "Operator", "Play", "Relay", "field"]
+__all__ = ["Affine", "Clamp", "KernelOperator", "Latch", "Operator", "Play", "Relay", "Switch", "field"]

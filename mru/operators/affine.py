@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,9 @@ class Affine(KernelOperator):
     a: Array = field(kinds="fc", constant=True)
     b: Array = field(kinds="fc")
 
-    def compose(self, earlier: Affine) -> Affine:
+    def compose(self, earlier: Self) -> Self:
         """The map `self . earlier`."""
-        return Affine(self.a * earlier.a, self.a * earlier.b + self.b)
+        return type(self)(self.a * earlier.a, self.a * earlier.b + self.b)
 
     def apply(self, h: Array) -> Array:
         """The state after each step, given the state before it."""
@@ -36,16 +36,20 @@ class Affine(KernelOperator):
         """d f(h) / d h."""
         return self.a
 
-    def cotangent(self, h: Array, g: Array) -> Affine:
+    def decay(self) -> Array:
+        """|a|."""
+        return jnp.abs(self.a)
+
+    def cotangent(self, h: Array, g: Array) -> Self:
         """The cotangent of (a, b), given the states before each step and the cotangent of those after it."""
         a = g * h
-        return Affine(a.sum(range(a.ndim - 1)) if self.a.ndim == 1 else a, g)
+        return type(self)(a.sum(range(a.ndim - 1)) if self.a.ndim == 1 else a, g)
 
-    def fold(self, h: Array, where: Array) -> Affine:
+    def fold(self, h: Array, where: Array) -> Self:
         """The same maps, constant at f(h) where `where` holds."""
         # Leaf by leaf: in a kernel a complex number is a pair of arrays.
         a = jax.tree.map(lambda x: jnp.where(where, 0, x), self.a)
-        return Affine(a, jax.tree.map(lambda x, y: jnp.where(where, x, y), self.apply(h), self.b))
+        return type(self)(a, jax.tree.map(lambda x, y: jnp.where(where, x, y), self.apply(h), self.b))
 
     def constant(self) -> Array:
         """The value of maps that are constant."""

@@ -104,6 +104,8 @@ class Operator:
         lower()              the same maps as another operator, that is closed under composition where this one is not
         before_loop()        the same maps, with what is faster computed for all steps at once than step by step
         gates()              what to plot
+        holds(h)             where a step leaves the state as it is, as a latch does: the other steps are its writes
+        decay()              by what factor a step shrinks the distance of any two states, as an affine map does
 
     What an operator needs for the kernel on NVIDIA GPUs is said in `KernelOperator`.
     """
@@ -149,6 +151,14 @@ class Operator:
     def gates(self) -> dict[str, Any]:
         """What happens in it, by name, for plots."""
         return dict(vars(self))
+
+    def holds(self, h: State) -> Array:
+        """Where a step leaves the state before it, `h`, as it is."""
+        raise NotImplementedError
+
+    def decay(self) -> Array:
+        """The factor by which a step shrinks the distance of any two states."""
+        raise NotImplementedError
 
     @property
     def kernel_obstacle(self) -> str | None:

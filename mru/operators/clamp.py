@@ -34,9 +34,13 @@ class Clamp(KernelOperator):
         """The state after each step, given the state before it."""
         return jnp.minimum(jnp.maximum(h, self.lo), self.hi)
 
+    def holds(self, h: Array) -> Array:
+        """Where the state lies within the band."""
+        return (h >= self.lo) & (h <= self.hi)
+
     def jacobian(self, h: Array) -> Array:
         """d f(h) / d h."""
-        return ((h >= self.lo) & (h <= self.hi)).astype(h.dtype)
+        return self.holds(h).astype(h.dtype)
 
     def cotangent(self, h: Array, g: Array) -> Self:
         """The cotangent of (lo, hi), given the states before each step and the cotangent of those after it."""

@@ -35,6 +35,10 @@ class Latch(KernelOperator):
         """The state after each step, given the state before it."""
         return jnp.where(self.write != 0, self.value, h)
 
+    def holds(self, h: Array) -> Array:
+        """Where nothing is written; to write what is there already counts as a write."""
+        return self.write == 0
+
     def jacobian(self, h: Array) -> Array:
         """d f(h) / d h."""
         return (self.write == 0).astype(h.dtype)

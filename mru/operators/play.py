@@ -35,6 +35,10 @@ class Play(KernelOperator):
         """The state after each step, given the state before it."""
         return self.lower().apply(h)
 
+    def holds(self, h: Array) -> Array:
+        """Where the state lies within the band."""
+        return self.lower().holds(h)
+
     def jacobian(self, h: Array) -> Array:
         """d f(h) / d h."""
         return self.lower().jacobian(h)

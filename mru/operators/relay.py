@@ -41,7 +41,11 @@ class Relay(KernelOperator):
 
     def gates(self) -> dict[str, Array]:
         """What happens in it, by name, for plots."""
-        return {"candidate": self.candidate, "threshold": jnp.abs(self.threshold), "write": self.write}
+        return {"candidate": self.candidate, "threshold": jnp.abs(self.threshold)}
+
+    def holds(self, h: Array) -> Array:
+        """Where nothing is written; to write what is there already counts as a write."""
+        return self.write == 0
 
     def lower(self) -> Latch | Affine:
         """The same maps, closed under composition."""

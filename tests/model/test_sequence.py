@@ -400,10 +400,15 @@ def test_capture_names_block_place_cell_and_quantity(remat):
         return *model(x, capture=capture), capture
 
     logits, state, capture = run(x)
-    expected = {"0/0/LRU/state", "0/0/LRU/b", "1/0/MinGRU/state", "1/0/MinGRU/a", "1/0/MinGRU/b"}
-    expected |= {f"0/1/BMRU/{k}" for k in ("state", "candidate", "threshold", "write")}
+    expected = {f"0/0/LRU/{k}" for k in ("input", "state", "b")}
+    expected |= {f"0/1/BMRU/{k}" for k in ("input", "state", "candidate", "threshold", "write")}
+    expected |= {f"1/0/MinGRU/{k}" for k in ("input", "state", "a", "b")}
     assert capture.keys() == expected
-    assert {v.shape for v in capture.values()} == {(2, T, 4)}
+    assert {v.shape for k, v in capture.items() if not k.endswith("/input")} == {(2, T, 4)}
+    block = model.blocks[0]
+    np.testing.assert_array_equal(capture["0/0/LRU/input"], capture["0/1/BMRU/input"])
+    states = block.cells[0](capture["0/0/LRU/input"])[1]
+    close(states, state.cells[0][0])
     np.testing.assert_array_equal(capture["0/1/BMRU/state"][:, -1], state.cells[0][1])
     write = abs(capture["0/1/BMRU/candidate"]) >= capture["0/1/BMRU/threshold"]
     np.testing.assert_array_equal(capture["0/1/BMRU/write"], write)
@@ -413,7 +418,8 @@ def test_capture_names_block_place_cell_and_quantity(remat):
 def test_capture_of_both_directions():
     both = {}
     make(cells=("pmru",), bidirectional=True)(features(T), capture=both)
-    assert both.keys() == {f"0/0/Bidirectional/{d}/{k}" for d in ("forward", "backward") for k in ("state", "lo", "hi")}
+    inner = {f"{d}/{k}" for d in ("forward", "backward") for k in ("state", "lo", "hi", "write")}
+    assert both.keys() == {f"0/0/Bidirectional/{name}" for name in inner | {"input"}}
 
 
 @pytest.mark.parametrize("positions", [0, 4])

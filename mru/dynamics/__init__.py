@@ -1,0 +1,39 @@
+"""The dynamics of cells, in numbers: what they hold, what fades, and what training can see of it.
+
+Each measure takes a cell, or a layer of a trained model with what it is given there:
+
+    cell, x = mru.dynamics.layer(model, "1/0/BMRU", inputs)
+    mru.dynamics.write_statistics(cell, x)
+"""
+
+from mru.dynamics.attractors import attractors
+from mru.dynamics.equilibria import Equilibria, equilibria
+from mru.dynamics.hysteresis import HysteresisLoop, enclosed_area, hysteresis_loop
+from mru.dynamics.inner_clock import InnerClock
+from mru.dynamics.layers import layer, layers
+from mru.dynamics.lyapunov import lyapunov_exponent
+from mru.dynamics.retention import retention
+from mru.dynamics.sensitivity import sensitivity
+from mru.dynamics.time_constants import time_constants
+from mru.dynamics.writes import Writes, hold_times, statistics_of, write_statistics, writes
+
+__all__ = [
+    "Equilibria",
+    "HysteresisLoop",
+    "InnerClock",
+    "Writes",
+    "attractors",
+    "enclosed_area",
+    "equilibria",
+    "hold_times",
+    "hysteresis_loop",
+    "layer",
+    "layers",
+    "lyapunov_exponent",
+    "retention",
+    "sensitivity",
+    "statistics_of",
+    "time_constants",
+    "write_statistics",
+    "writes",
+]

@@ -1,0 +1,100 @@
+"""Equilibria under a constant input: how many of them a cell gets into, where, and how they answer a disturbance."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mru.cells import Cell, State
+from mru.dynamics._cells import advance, compiled, flat, histories, run_on
+
+
+class Equilibria(NamedTuple):
+    """Where a cell ends under a constant input, from many starts.
+
+    Attributes:
+        states: Where each start ended, (S, N).
+        number: How many different values each channel ended at, int (N,).
+        whole: How many different states there are, all channels together.
+        radius: Spectral radius of the step's Jacobian at each end, (S,): below 1 a small disturbance fades, at 1 it
+            stays (a continuum of equilibria, a latch), above 1 it grows.
+        converged: Whether each end still moves by less than the tolerance in a step, bool (S,).
+    """
+
+    states: np.ndarray
+    number: np.ndarray
+    whole: int
+    radius: np.ndarray
+    converged: np.ndarray
+
+
+def equilibria(
+    cell: Cell,
+    x: Array,
+    *,
+    starts: int = 64,
+    steps: int = 10_000,
+    scale: float = 2.0,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+) -> Equilibria:
+    """Run a cell on under a constant input, from states that random inputs have brought it to.
+
+    Only what can be reached is found, and nothing that repels.
+
+    Args:
+        cell: Cell.
+        x: The constant input, (D,).
+        starts: S, histories of 50 random inputs each.
+        steps: Steps with the constant input.
+        scale: Standard deviation of the random inputs.
+        tolerance: Values that differ by less, relative to the larger of 1 and their size, count as one.
+        seed: Of the random inputs.
+    """
+    found = _ends(cell, jnp.asarray(x), scale, starts=starts, steps=steps, seed=seed)
+    held, moved, jacobians = map(np.asarray, found)
+    near = tolerance * np.maximum(1, np.abs(held).max())
+    radius = np.abs(np.linalg.eigvals(jacobians.astype(np.float64))).max(-1)
+    number = np.array([_distinct(held[:, [n]], near) for n in range(held.shape[1])])
+    return Equilibria(held, number, _distinct(held, near), radius, moved <= near)
+
+
+@compiled("starts", "steps", "seed")
+def _ends(cell: Cell, x: Array, scale: Array, *, starts: int, steps: int, seed: int) -> tuple[Array, Array, Array]:
+    repeated = jnp.broadcast_to(x, (starts, *x.shape))
+    end = run_on(cell, repeated, histories(cell, (starts,), scale, seed), steps)
+    after = advance(cell, repeated, end)
+    moved = jnp.abs(flat(after, 1) - flat(end, 1)).max(-1)
+    return flat(end, 1), moved, jax.vmap(lambda h: _jacobian(cell, x, h))(end)
+
+
+def _jacobian(cell: Cell, x: Array, h: State) -> Array:
+    """The Jacobian of a step, (M, M) with M real channels; a complex channel counts as two."""
+    leaves, tree = jax.tree.flatten(h)
+    parts = [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in leaves]
+
+    def step(parts: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
+        whole = [jax.lax.complex(*p) if len(p) == 2 else p[0] for p in parts]
+        after = jax.tree.leaves(advance(cell, x, jax.tree.unflatten(tree, whole)))
+        return [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in after]
+
+    sizes = [p.size for p in jax.tree.leaves(parts)]
+    blocks = jax.tree.leaves(jax.jacfwd(step)(parts))
+    rows = [
+        jnp.concatenate([blocks[i * len(sizes) + j].reshape(rows, columns) for j, columns in enumerate(sizes)], 1)
+        for i, rows in enumerate(sizes)
+    ]
+    return jnp.concatenate(rows)
+
+
+def _distinct(points: np.ndarray, near: float) -> int:
+    """Number of points of which none is within `near` of another, in every coordinate; the first of each is kept."""
+    left, count = np.asarray(points), 0
+    while len(left):
+        left = left[np.abs(left - left[0]).max(-1) > near]
+        count += 1
+    return count

@@ -1,0 +1,50 @@
+"""The layers of a model, and what they are given."""
+
+from __future__ import annotations
+
+from flax import nnx
+from jax import Array
+
+from mru.cells import Cell
+from mru.dynamics._cells import compiled
+from mru.model import SequenceModel
+
+
+def layers(model: SequenceModel) -> dict[str, Cell]:
+    """The cells of a model by the names that `capture` gives them, such as "1/0/BMRU": block, place in it, cell."""
+    return {
+        f"{number}/{place}/{type(cell).__name__}": cell
+        for number, block in enumerate(model.blocks)
+        for place, cell in enumerate(block.cells)
+    }
+
+
+def layer(
+    model: SequenceModel, name: str, inputs: Array, *, lengths: Array | None = None, reset: Array | None = None
+) -> tuple[Cell, Array]:
+    """A cell of a model, and what the model gives it when it reads a batch.
+
+    Args:
+        model: Model.
+        name: Which layer, see `layers`.
+        inputs: What the model is called with, features (..., T, inputs) or tokens (..., T).
+        lengths: See `SequenceModel.__call__`.
+        reset: See there.
+
+    Returns:
+        The cell, and its inputs (..., T, D).
+
+    Raises:
+        ValueError: There is no such layer; the message names those there are.
+    """
+    found = layers(model)
+    if name not in found:
+        raise ValueError(f"the model has no layer {name!r}; it has {', '.join(found)}")
+    return found[name], _captured(model, inputs, lengths, reset, name=f"{name}/input")
+
+
+@compiled("name")
+def _captured(model: nnx.Module, inputs: Array, lengths: Array | None, reset: Array | None, *, name: str) -> Array:
+    found: dict[str, Array] = {}
+    model(inputs, lengths=lengths, reset=reset, capture=found)
+    return found[name]
