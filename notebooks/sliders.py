@@ -25,7 +25,7 @@ with app.setup:
 
     AMPLITUDE = 3.0  # of the sweep
     SPEEDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # each divides the amplitude
-    STEPS = 4800  # of every sweep, so that one compiled scan serves all speeds: two cycles of the slowest
+    STEPS = 4801  # of every sweep, so that one compiled scan serves all speeds: two cycles of the slowest
     BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # colour-blind safe
 
     matplotlib.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
@@ -154,13 +154,13 @@ class Linear:
 
 @app.function
 def triangle(speed):
-    """The sweep 0, A, 0, -A, 0, ... by `speed` a step, float32 (STEPS, 1), and the slice of its last whole cycle."""
+    """The sweep 0, A, -A, 0, ... by `speed` a step, float32 (STEPS, 1), and the slice of its last whole cycle."""
     quarter = round(AMPLITUDE / speed)
     cycle = 4 * quarter
     phase = np.arange(STEPS) % cycle
     u = np.interp(phase, [0, quarter, 3 * quarter, cycle], [0, AMPLITUDE, -AMPLITUDE, 0])
-    end = STEPS // cycle * cycle
-    return u[:, None].astype(np.float32), slice(end - cycle, end)
+    end = (STEPS - 1) // cycle * cycle
+    return u[:, None].astype(np.float32), slice(end - cycle, end + 1)
 
 
 @app.function
@@ -174,35 +174,23 @@ def noisy_pulses(steps=480, seed=4):
 
 
 @app.function
-def enclosed_area(drive, state):
-    """The area that a closed curve encloses, the modulus of the integral of the state over the drive, by trapezoids."""
-    drive, state = np.float64(drive), np.float64(state)
-    return abs(np.sum((state + np.roll(state, -1)) / 2 * (np.roll(drive, -1) - drive)))
-
-
-@app.function
 def respond(op):
-    """States (T,), and where one is written, (T,), given the maps of all steps."""
-    h = np.asarray(scan(op))[:, 0]
-    if isinstance(op, mru.Play):
-        write = h != np.concatenate([[0], h[:-1]])
-    elif isinstance(op, mru.Affine):
-        write = np.ones(len(h), bool)
-    else:
-        write = np.asarray(op.write)[:, 0] != 0
-    return h, write
+    """States (T, 1), and where one is written, bool (T, 1), given the maps of all steps."""
+    h = np.asarray(scan(op))
+    before = np.concatenate([[[0]], h[:-1]])
+    return h, ~op.holds(before) if op.says("holds") else np.ones(h.shape, bool)
 
 
 @app.function
 def loop_figure(drive, state, thresholds):
-    """The state against the drive."""
+    """The states (T, 1) against the drives (T, 1)."""
     figure = Figure(figsize=(5.0, 4.2))
     axis = figure.subplots()
     figure.subplots_adjust(left=0.15, right=0.99, bottom=0.12, top=0.93)
     for threshold in thresholds:
         axis.axvline(threshold, color=ORANGE, linestyle=":", linewidth=1.5)
-    axis.fill(drive, state, color=BLUE, alpha=0.12, linewidth=0)
-    axis.plot(np.append(drive, drive[0]), np.append(state, state[0]), color=BLUE, linewidth=2)
+    axis.fill(drive[:, 0], state[:, 0], color=BLUE, alpha=0.12, linewidth=0)
+    axis.plot(drive, state, color=BLUE, linewidth=2)
     height = 1.1 * max(1, np.abs(state).max())
     lowest = -height if state.min() < 0 else -0.1 * height
     axis.set(xlabel="drive u", ylabel="state h", xlim=(-1.1 * AMPLITUDE, 1.1 * AMPLITUDE), ylim=(lowest, height))
@@ -226,7 +214,7 @@ def trace_figure(u, h, write, op, thresholds):
         lo, hi = band["lo"][:, 0], band["hi"][:, 0]
         middle.fill_between(time, lo, hi, color=ORANGE, alpha=0.25, linewidth=0)
     middle.plot(time, h, color=BLUE, linewidth=2, drawstyle="steps-post")
-    below.fill_between(time, 0, write, step="post", color=ORANGE, linewidth=0)
+    below.fill_between(time, 0, write[:, 0], step="post", color=ORANGE, linewidth=0)
     above.set_title("On a noisy input" + (", band shaded" if isinstance(op, mru.Play) else ""), fontsize=12)
     middle.locator_params(axis="y", nbins=5)
     above.set(ylabel="drive u")
@@ -249,7 +237,7 @@ def picture(figure, alt, width):
 @app.function
 def reading(drive, state, write):
     """What is measured: the area of the loop, and how often the unit writes on the noisy input."""
-    area = enclosed_area(drive, state)
+    area = mru.dynamics.enclosed_area(drive[:, 0], state).item()
     rate = 100 * np.mean(write)
     return mo.md(f"**Enclosed area: {area:.2f}**\n\nNoisy input: writes in {rate:.0f} % of steps").callout("info")
 
@@ -281,7 +269,7 @@ def _(choice, sliders, speed, unit):
     sweep, cycle = triangle(speed.value)
     pulses = noisy_pulses()
     thresholds = unit.thresholds(**sliders.value)
-    loop = sweep[cycle, 0], respond(unit.maps(sweep, **sliders.value))[0][cycle]
+    loop = sweep[cycle], respond(unit.maps(sweep, **sliders.value))[0][cycle]
     maps = unit.maps(pulses, **sliders.value)
     state, write = respond(maps)
 

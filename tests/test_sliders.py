@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("marimo", reason='the page needs marimo: pip install -e ".[app]"')
 pytest.importorskip("matplotlib", reason='the page needs matplotlib: pip install -e ".[app]"')
 
+import mru
 from notebooks import sliders
 
 AMPLITUDE = 3
@@ -71,7 +72,7 @@ def sweep(speed):
 def measured(unit, speed, values):
     u, cycle = sweep(speed)
     state, _ = sliders.respond(unit.maps(u, **values))
-    return sliders.enclosed_area(u[cycle, 0], state[cycle])
+    return mru.dynamics.enclosed_area(u[cycle, 0], state[cycle]).item()
 
 
 @pytest.mark.parametrize("speed", sliders.SPEEDS)
@@ -99,7 +100,7 @@ def test_every_slider_has_a_place_on_the_page():
     for unit in (sliders.Relay(), sliders.Trigger(), sliders.Play(), sliders.Linear()):
         values = {name: start for name, _, _, _, _, start in unit.sliders}
         u = np.zeros((3, 1), np.float32)
-        assert sliders.respond(unit.maps(u, **values))[0].shape == (3,)
+        assert sliders.respond(unit.maps(u, **values))[0].shape == (3, 1)
         assert all(first <= start <= last for _, _, first, last, _, start in unit.sliders)
 
 
@@ -109,10 +110,10 @@ def test_writes_are_those_of_the_equations():
     _, trigger = sliders.respond(sliders.Trigger().maps(u, 1.0, 0.25, 0.75))
     state, play = sliders.respond(sliders.Play().maps(u, 1.0, 1.0))
     _, linear = sliders.respond(sliders.Linear().maps(u, 1.0, 0.1))
-    assert relay.tolist() == [False, True, False, False, True, False]
-    assert trigger.tolist() == [False, True, False, True, True, True]
-    assert state == pytest.approx([0, 0.5, 0.5, 0.5, -0.5, -0.5], abs=1e-6)
-    assert play.tolist() == [False, True, False, False, True, False]
+    assert relay[:, 0].tolist() == [False, True, False, False, True, False]
+    assert trigger[:, 0].tolist() == [False, True, False, True, True, True]
+    assert state[:, 0] == pytest.approx([0, 0.5, 0.5, 0.5, -0.5, -0.5], abs=1e-6)
+    assert play[:, 0].tolist() == [False, True, False, False, True, False]
     assert linear.all()
 
 
@@ -153,7 +154,10 @@ class Page:
         from selenium.webdriver import ActionChains
 
         before = self.value(label)
-        ActionChains(self.driver).drag_and_drop_by_offset(self.thumb(label), pixels, 0).perform()
+        way = ActionChains(self.driver, duration=50).click_and_hold(self.thumb(label))
+        for _ in range(5):
+            way.move_by_offset(pixels // 5, 0)
+        way.release().perform()
         self.wait(lambda: self.value(label) != before)
 
     def press(self, label, key):
