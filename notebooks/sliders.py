@@ -51,8 +51,8 @@ class Relay:
         A switch with **two states**. A candidate beyond ±β writes its sign. Anything weaker is ignored, and the state
         is held bit for bit, for any number of steps.
 
-        Without a leak the area of the loop is 4 β / g, however slowly it is swept: it is memory, not lag. A leak ε adds
-        up repeated writes, so that gradients pass through them; training takes it from 1 to 0.
+        Without a leak the area of the loop is $4β/g$ but for the size of a step, however slow the sweep: it is memory,
+        not lag. A leak ε adds up repeated writes, so that gradients pass through them; training takes it from 1 to 0.
     """
 
     def maps(self, u, gain, threshold, leak):
@@ -83,7 +83,7 @@ class Trigger:
         circuit. At the upper threshold it writes 1, at the lower one 0, and between the two it holds.
 
         The band between the thresholds is all the memory there is. The loop is as wide as the band and 1 high, so its
-        area is δ / g.
+        area is $δ/g$.
     """
 
     def maps(self, u, gain, threshold, width):
@@ -112,7 +112,7 @@ class Play:
         edge of the band pushes it**. Otherwise it is held bit for bit.
 
         Any value can be held, not just two. Noise that is smaller than the band never reaches the state. The loop of a
-        sweep to ±A is a parallelogram of area 4 r (A − r / g), here with A = 3.
+        sweep to ±A is a parallelogram of area $4r(A - r/g)$, here with A = 3.
     """
 
     def maps(self, u, gain, radius):
@@ -137,7 +137,7 @@ class Linear:
     equation = r"h_t = a h_{t-1} + (1 - a) g u_t, \quad 0 < a < 1"
     words = """
         For contrast: one real channel of an LRU. Every step writes, so **nothing is held**: the state moves to the
-        present input, within about 1 / (1 − a) steps.
+        present input, within about $1/(1-a)$ steps.
 
         Its loop is only lag. Sweep at half the speed and its area is nearly halved, while those of the other three
         stay as they are.
@@ -273,7 +273,8 @@ def _(choice, sliders, speed, unit):
     maps = unit.maps(pulses, **sliders.value)
     state, write = respond(maps)
 
-    controls = [mo.md("# Hysteresis"), choice, *sliders.elements.values(), speed, reading(*loop, write)]
+    title = mo.md("# Hysteresis\n\nA drive u sweeps from −3 to 3 and back, and the state h of one unit answers.")
+    controls = [title, choice, *sliders.elements.values(), speed, reading(*loop, write)]
     words = mo.md(f"$$\n{inspect.cleandoc(unit.equation)}\n$$\n\n{inspect.cleandoc(unit.words)}")
     top = [picture(loop_figure(*loop, thresholds), "The state against the drive", 415), words]
     bottom = picture(trace_figure(pulses, state, write, maps, thresholds), "Drive, state and writes over time", "100%")
