@@ -75,7 +75,7 @@ def run_on(cell: Cell, x: Array, state: State, steps: int) -> State:
     return jax.lax.fori_loop(0, steps % chunk, lambda _, h: cell.step(x, h)[1], state)
 
 
-def histories(cell: Cell, count: tuple[int, ...], scale: Array | float, seed: int, steps: int = 50) -> State:
+def histories(cell: Cell, count: tuple[int, ...], scale: Array | float, seed: int, steps: int = 200) -> State:
     """States that the cell gets into: those after `steps` random inputs, normal with deviation `scale`."""
     x = scale * jax.random.normal(jax.random.key(seed), (*count, steps, cell.features))
     return cell(x)[1]

@@ -49,7 +49,7 @@ def equilibria(
     Args:
         cell: Cell.
         x: The constant input, (D,).
-        starts: S, histories of 50 random inputs each.
+        starts: S, histories of 200 random inputs each.
         steps: Steps with the constant input.
         scale: Standard deviation of the random inputs.
         tolerance: Values that differ by less, relative to the larger of 1 and their size, count as one.

@@ -51,4 +51,4 @@ def of_decay(a: Array, where: Array | None = None) -> Array:
     if a.ndim > 1:
         mask = None if where is None else where[..., None]
         log = jnp.mean(log, range(a.ndim - 1), where=mask)
-    return -1 / jnp.expm1(log)
+    return 1 / (0.0 - jnp.expm1(log))  # a difference, as -0 would make it -infinity
