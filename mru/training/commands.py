@@ -46,21 +46,14 @@ def asked(argv: list[str]) -> Asked | None:
         return None
     require_text(argv)
     name, command = names[0], COMMANDS[names[0]]
-    folders: list[str] = []
-    options: dict[str, str] = {}
-    for option, text in arguments:
-        if option == name or not option.startswith("--"):
-            # Words behind the first folder stand for themselves.
-            folders += [word for word in (text if option == name else option,) if word]
-        elif option in command.options and text and option not in options:
-            options[option] = text
-        else:
-            folders = []
-            break
-    if names != [name] or not folders or (len(folders) > 1 and not command.several):
+    words = [text if option == name else option for option, text in arguments if option == name or option[:2] != "--"]
+    options = {option: text for option, text in arguments if option in command.options and text}
+    fits = len(words) + len(options) == len(arguments) and names == [name]
+    folders = [pathlib.Path(word) for word in words if word]
+    if not fits or not words or len(folders) < len(words) or (len(words) > 1 and not command.several):
         what = "the folders of runs" if command.several else "one argument, the folder of a run"
         raise UserError(f"{name}: expected {what}, and no other: train.py {name} {command.arguments}")
-    return Asked(name, [pathlib.Path(folder) for folder in folders], options)
+    return Asked(name, folders, options)
 
 
 def do(what: Asked, tasks: Registry[Task], argv: list[str]) -> int:

@@ -72,23 +72,28 @@ def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[
             rows.append((p, values))
     found = {
         "metric": config.task.metric,
-        "chance": config.task.chance,
         "split": "validation",
         "p": [p for p, _ in rows],
         "values": [values for _, values in rows],
         "draws": draws,
         "seed": seed,
         "step": step,
+    }
+    write(folder / FILE, json.dumps(found | _made_by(argv), indent=2) + "\n")
+    record = Record(config.resolved, [], robustness=found)
+    for path in [folder / FILE, *pictures.save_curves(folder / "plots", record, config.task)]:
+        print(path)
+    return 0
+
+
+def _made_by(argv: list[str]) -> dict[str, Any]:
+    """What a number is recorded with."""
+    return {
         "device": provenance.device(),
         "versions": provenance.versions(),
         "command": shlex.join(["python", "train.py", *argv]),
         "commit": provenance.commit(),
     }
-    write(folder / FILE, json.dumps(found, indent=2) + "\n")
-    print(folder / FILE)
-    for path in pictures.save_curves(folder / "plots", Record(config.resolved, [], robustness=found), config.task):
-        print(path)
-    return 0
 
 
 def restored(config: Config, step: int) -> tuple[Trainer, TrainState]:
