@@ -191,8 +191,9 @@ def train(
             if evaluating:
                 log.flush(step)
             if evaluating and step >= trainer.settled:
-                values = trainer.evaluate(state, "validation")
+                values, inside = trainer.evaluate(state, "validation")
                 log.line(step, "validation", values)
+                log.inside(step, inside)
                 progress = progress.evaluated(values[config.task.metric], step, config.task.goal)
             progress = clock.stamp(log.stamp(progress))
             resume.save(writer, config, state, progress)

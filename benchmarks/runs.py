@@ -1,9 +1,10 @@
-"""Whole runs of train.py: what its checks take of the time, and what equal bits cost on a GPU.
+"""Whole runs of train.py: what its checks and its look inside of the layers take of the time, and equal bits on a GPU.
 
 python -m benchmarks.runs --config configs/quickstart.yaml --out results/benchmarks/runs-cpu.json [--train.steps 600]
 
-Three ways, in turn, each in a process of its own: "as is", with a clock in every check; "unchecked", with nothing in
-their place; "deterministic", with `train.deterministic`. The checks are of the numbers of the data (in the threads that
+Four ways, in turn, each in a process of its own: "as is", with a clock in every check; "unchecked", with nothing in
+their place; "outside", whose evaluations do not count what the layers do; "deterministic", with `train.deterministic`.
+Evaluations are clocked too, compilation included. The checks are of the numbers of the data (in the threads that
 make the batches), of the metrics of each step, and of the numbers of each checkpoint, and its checksums.
 """
 
@@ -25,7 +26,7 @@ from unittest import mock
 
 from benchmarks.measure import parser, report
 
-WAYS = ("as is", "unchecked", "deterministic")
+WAYS = ("as is", "unchecked", "outside", "deterministic")
 
 
 def checks() -> dict[str, Callable]:
@@ -46,12 +47,17 @@ def run(way: str, argv: list[str]) -> dict[str, Any]:
     """Train in one of the ways, in this process: its seconds, and the checksums of its last checkpoint."""
     import train
     from mru.training import checkpoint
+    from mru.training.trainer import Trainer
 
-    seconds = dict.fromkeys(checks(), 0.0)
+    seconds, evaluating = dict.fromkeys(checks(), 0.0), {"evaluate": 0.0}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as exits:
         for name, stand_in in checks().items():
             clocked = functools.partial(_clocked, seconds, name, pkgutil.resolve_name(name))
             exits.enter_context(mock.patch(name, stand_in if way == "unchecked" else clocked))
+        evaluate = functools.partialmethod(_clocked_method, evaluating, Trainer.evaluate)
+        exits.enter_context(mock.patch.object(Trainer, "evaluate", evaluate))
+        if way == "outside":
+            exits.enter_context(mock.patch("mru.training.inside.counted", lambda *_: {}))
         more = ["--train.deterministic", "true"] if way == "deterministic" else []
         code = train.main([*argv, *more, "--workdir", folder])
         if code:
@@ -68,6 +74,7 @@ def run(way: str, argv: list[str]) -> dict[str, Any]:
         "compile_seconds": summary["seconds"]["compile"],
         "check_seconds": {name.removeprefix("mru.training."): round(x, 4) for name, x in seconds.items()},
         "share_of_checks": sum(seconds.values()) / training,
+        "evaluate_seconds": round(evaluating["evaluate"], 4),
         "device": summary["device"],
         "arrays": [row[2] for item in last.values() for row in item.values()],
     }
@@ -79,6 +86,10 @@ def _clocked(seconds: dict[str, float], name: str, check: Callable, *args: Any) 
         return check(*args)
     finally:
         seconds[name] += time.perf_counter() - began  # the batches' threads may lose one of the other's, by luck
+
+
+def _clocked_method(self: Any, seconds: dict[str, float], method: Callable, *args: Any) -> Any:
+    return _clocked(seconds, "evaluate", functools.partial(method, self), *args)
 
 
 def rows(argv: list[str], repeats: int) -> Iterator[dict[str, Any]]:
@@ -103,7 +114,8 @@ def line(row: dict[str, Any]) -> str:
         return f"{row['way']:14} {row['repeats']} runs, {'equal' if row['equal_bits'] else 'different'} bits"
     return (
         f"{row['way']:14} {row['steps_per_second']:9.2f} steps/s, {row['train_seconds']:7.1f} s in the train loop, of "
-        f"which checks {100 * row['share_of_checks']:.3f} %; compiled in {row['compile_seconds']:.1f} s"
+        f"which checks {100 * row['share_of_checks']:.3f} %, and {row['evaluate_seconds']:.2f} s of evaluation; compiled "
+        f"in {row['compile_seconds']:.1f} s"
     )
 
 

@@ -99,6 +99,16 @@ def test_the_loss_falls(finished):
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
 
 
+def test_what_the_layers_did_is_logged_at_each_evaluation(finished):
+    log = read(finished[0] / "metrics.jsonl")
+    inside = [line for line in log if line["split"] == "inside"]
+    assert [line["step"] for line in inside] == [line["step"] for line in validations(log)]
+    latch, affine = ("write_rate", "dead", "hold_time"), ("time_constant", "longest_time_constant")
+    names = {f"0/{place}/{name}" for place in ("0/BMRU", "2/PMRU") for name in latch}
+    names |= {f"0/1/LRU/{name}" for name in affine}
+    assert all(set(line) == {"step", "split", "time", *names} for line in inside)
+
+
 def test_events_are_those_of_the_log(finished):
     assert dict(scalars(finished[0])) == pytest.approx(expected_scalars(finished[0]), rel=1e-6)
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from mru.cells import Cell
+from mru.cells import Bidirectional, Cell
 from mru.dynamics._cells import compiled
 from mru.model import SequenceModel
 
 
 def layers(model: SequenceModel) -> dict[str, Cell]:
-    """The cells of a model by the names that `capture` gives them, such as "1/0/BMRU": block, place in it, cell."""
-    return {
-        f"{number}/{place}/{type(cell).__name__}": cell
-        for number, block in enumerate(model.blocks)
-        for place, cell in enumerate(block.cells)
-    }
+    """The cells of a model by the names that `capture` gives them, such as "1/0/BMRU": block, place in it, cell.
+
+    The two cells of a `Bidirectional` are layers of their own, such as "1/0/Bidirectional/backward".
+    """
+    found: dict[str, Cell] = {}
+    for number, block in enumerate(model.blocks):
+        for place, cell in enumerate(block.cells):
+            name = f"{number}/{place}/{type(cell).__name__}"
+            if isinstance(cell, Bidirectional):
+                found |= {f"{name}/forward": cell.forward, f"{name}/backward": cell.backward}
+            else:
+                found[name] = cell
+    return found
 
 
 def layer(
@@ -32,7 +40,7 @@ def layer(
         reset: See there.
 
     Returns:
-        The cell, and its inputs (..., T, D).
+        The cell, and its inputs (..., T, D), in the order in which it reads them.
 
     Raises:
         ValueError: There is no such layer; the message names those there are.
@@ -40,7 +48,13 @@ def layer(
     found = layers(model)
     if name not in found:
         raise ValueError(f"the model has no layer {name!r}; it has {', '.join(found)}")
-    return found[name], _captured(model, inputs, lengths, reset, name=f"{name}/input")
+    x = _captured(model, inputs, lengths, reset, name=input_name(name))
+    return found[name], jnp.flip(x, -2) if name.endswith("/backward") else x
+
+
+def input_name(name: str) -> str:
+    """What `capture` calls the input of a layer."""
+    return "/".join([*name.split("/")[:3], "input"])
 
 
 @compiled("name")

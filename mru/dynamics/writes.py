@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mru.cells import Cell
+from mru.cells import Cell, ScanCell
 from mru.dynamics._cells import compiled
 
 
@@ -27,6 +28,11 @@ class Writes(NamedTuple):
     dead: Array
 
 
+def holds(cell: Cell, x: Array) -> bool:
+    """If a cell can hold: whether its operator says where it does."""
+    return isinstance(cell, ScanCell) and jax.eval_shape(cell.operator, x).says("holds")
+
+
 def writes(cell: Cell, x: Array) -> Array:
     """Where a cell writes, bool (..., T, N); elsewhere it leaves its state bit for bit as it is.
 
@@ -37,6 +43,8 @@ def writes(cell: Cell, x: Array) -> Array:
     Raises:
         ValueError: The cell does not hold.
     """
+    if not holds(cell, x):
+        raise ValueError(f"{type(cell).__name__} has no writes to count: no operator of it says where it holds")
     return _writes(cell, x)
 
 
@@ -44,10 +52,6 @@ def writes(cell: Cell, x: Array) -> Array:
 def _writes(cell: Cell, x: Array) -> Array:
     found: dict[str, Array] = {}
     cell(x, capture=found)
-    if "write" not in found:
-        raise ValueError(
-            f"{type(cell).__name__} has no writes to count: its state is never held; it captures {', '.join(found)}"
-        )
     return found["write"]
 
 
@@ -71,14 +75,35 @@ def statistics_of(write: Array, where: Array | None = None) -> Writes:
         write: Bool (..., T, N).
         where: Bool (..., T), the steps that count; all of them if None.
     """
-    real = jnp.ones(write.shape[:-1], bool) if where is None else where
-    real = jnp.broadcast_to(real[..., None], write.shape)
+    found = counts(write, where)
+    rate = found.writes / found.steps
+    return Writes(rate, found.held / jnp.maximum(found.runs, 1), rate == 0)
+
+
+class Counts(NamedTuple):
+    """Sums over the data, from which rates and times are made; those of several batches add up.
+
+    Attributes:
+        writes: Steps at which each channel writes, int (N,).
+        held: Steps at which it holds, int (N,).
+        runs: Runs of holds without a write between them, int (N,).
+        steps: All steps, int.
+    """
+
+    writes: Array
+    held: Array
+    runs: Array
+    steps: Array
+
+
+def counts(write: Array, where: Array | None = None) -> Counts:
+    """Count writes and holds; arguments as `statistics_of` has them."""
+    real = jnp.ones(write.shape[:-1], bool) if where is None else jnp.asarray(where)
+    counted = real[..., None]
     axes = tuple(range(write.ndim - 1))
-    held = ~write & real
+    held = ~jnp.asarray(write) & counted
     before = jnp.concatenate([jnp.zeros_like(held[..., :1, :]), held[..., :-1, :]], -2)
-    steps, runs = held.sum(axes), (held & ~before).sum(axes)
-    rate = (write & real).sum(axes) / real.sum(axes)
-    return Writes(rate, steps / jnp.maximum(runs, 1), rate == 0)
+    return Counts((write & counted).sum(axes), held.sum(axes), (held & ~before).sum(axes), real.sum())
 
 
 def hold_times(write: Array) -> np.ndarray:

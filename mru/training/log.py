@@ -105,6 +105,14 @@ class Log:
         self.last[split] = {"step": step, **values}
         if split == "validation":
             self.shown |= {f"val_{self.metric}": f"{values[self.metric]:.4g}"}
+        self._write(step, split, values)
+
+    def inside(self, step: int, values: dict[str, float]) -> None:
+        """One line of what the layers did, if any of them has something to tell."""
+        if values:
+            self._write(step, "inside", values)
+
+    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
         if not self.active:
             return
         line = {"step": step, "split": split, **values, "time": round(time.time(), 3)}
@@ -196,7 +204,7 @@ def read(path: pathlib.Path) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
 
 
 def _is_line(line: Any) -> bool:
-    if not isinstance(line, dict) or line.get("split") not in ("train", "validation"):
+    if not isinstance(line, dict) or line.get("split") not in ("train", "validation", "inside"):
         return False
     numbers = [x for name, x in line.items() if name != "split"]
     return type(line.get("step")) is int and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)

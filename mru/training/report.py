@@ -31,7 +31,7 @@ def report(
     config, task = trainer.config, trainer.task
     writer.wait()
     best_step, best = _best(trainer, state, progress)
-    values = {split: trainer.evaluate(best, split) for split in ("validation", "test")}
+    values = {split: trainer.evaluate(best, split)[0] for split in ("validation", "test")}
     say(f"best step {best_step}: " + ", ".join(f"{s} {task.metric} {v[task.metric]:.4g}" for s, v in values.items()))
     retention = {}
     for length in task.retention:
@@ -61,7 +61,7 @@ def _best(trainer: Trainer, state: TrainState, progress: Progress) -> tuple[int,
             other = restore(config, state, step)[0]
         except Damaged:
             continue
-        value = trainer.evaluate(other, "validation")[task.metric]
+        value = trainer.evaluate(other, "validation")[0][task.metric]
         found.append((value if task.goal == "max" else -value, step, other))
     if not found:
         raise UserError(

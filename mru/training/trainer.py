@@ -16,13 +16,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mru.training import optimizer, schedules
+from mru.training import inside, optimizer, schedules
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
 from mru.training.estimate import RETENTION_ROWS
 from mru.training.messages import RunFailed, UserError, compiling
-from mru.training.task import Task
+from mru.training.task import ModelInputs, Task
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +96,7 @@ class Trainer:
         again = jax.jit(self._scheduled, out_shardings=self.shardings.rest)
         return dataclasses.replace(state, rest=again(state.rest, state.step))
 
-    def _outputs(self, model: Any, batch: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+    def _outputs(self, model: Any, batch: dict[str, jax.Array], rngs: nnx.Rngs) -> jax.Array:
         given = self.task.model_inputs(batch)
         return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs)[0]
 
@@ -146,9 +146,12 @@ class Trainer:
         finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
         return sums | {"first_bad": jnp.where(finite.all(), -1, jnp.argmin(finite))}
 
-    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        def sums(params: Any, rest: Any, batch: Any) -> dict[str, jax.Array]:
-            return self._sums(self._outputs(nnx.merge(self.graphdef, params, rest), batch), batch)
+    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], inside.Counts]:
+        def sums(params: Any, rest: Any, batch: Any) -> tuple[dict[str, jax.Array], inside.Counts]:
+            model, given = nnx.merge(self.graphdef, params, rest), self.task.model_inputs(batch)
+            captured: dict[str, jax.Array] = {}
+            outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
+            return self._sums(outputs, batch), inside.counted(model, captured, _real(given, batch["weight"]))
 
         if self.evaluation is None:
             with compiling("the evaluation"):
@@ -156,8 +159,8 @@ class Trainer:
                 self.evaluation = program.lower(state.params, state.rest, batch).compile()
         return self.evaluation(state.params, state.rest, batch)
 
-    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
-        """Mean loss and metrics over a split.
+    def evaluate(self, state: TrainState, split: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean loss and metrics over a split, and what the layers did there (`mru.training.inside`).
 
         Raises:
             RunFailed: An example has something that is not finite.
@@ -171,7 +174,8 @@ class Trainer:
         )
         with jax.set_mesh(self.mesh):
             sums = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
-        return _mean(sums, split, self.config.train.batch_size)
+        metrics, counts = zip(*jax.device_get(sums), strict=True)
+        return _mean(list(metrics), split, self.config.train.batch_size), inside.summarised(counts)
 
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
@@ -213,6 +217,13 @@ class Trainer:
                 check()
             sums.append(self._sums(jnp.concatenate(outputs, 1) if len(outputs) > 1 else outputs[0], batch))
         return _mean(sums, f"test (length {task.length:,})", rows)
+
+
+def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
+    """Which steps are data, bool (B, T): neither padding of a sequence nor an example that fills the last batch up."""
+    time = given.inputs.shape[1]
+    real = jnp.broadcast_to(weight[:, None] > 0, (weight.shape[0], time))
+    return real if given.lengths is None else real & (jnp.arange(time) < given.lengths[:, None])
 
 
 def _mean(sums: list[dict[str, jax.Array]], split: str, batch_size: int) -> dict[str, float]:

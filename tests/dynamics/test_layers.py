@@ -38,3 +38,16 @@ def test_tokens():
 def test_a_layer_that_is_not_there():
     with pytest.raises(ValueError, match="the model has no layer '1/0/BMRU'; it has 0/0/LRU, 0/1/BMRU, 1/0/PMRU"):
         layer(MODEL, "1/0/BMRU", normal(2, 5, 3))
+
+
+def test_both_directions_are_layers():
+    model = mru.SequenceModel(3, 2, cells="pmru", width=4, state_size=3, bidirectional=True, rngs=nnx.Rngs(0))
+    assert list(layers(model)) == ["0/0/Bidirectional/forward", "0/0/Bidirectional/backward"]
+    x, capture = normal(2, 5, 3), {}
+    model(x, capture=capture)
+    for direction, step in (("forward", 1), ("backward", -1)):
+        name = f"0/0/Bidirectional/{direction}"
+        cell, given = layer(model, name, x)
+        inner = {}
+        cell(given, capture=inner)
+        np.testing.assert_allclose(inner["state"], capture[f"{name}/state"][:, ::step], rtol=1e-5, atol=1e-6)

@@ -70,5 +70,5 @@ def test_after_a_reset_the_state_before_is_the_initial_one():
 
 
 def test_a_cell_that_does_not_hold_says_so():
-    with pytest.raises(ValueError, match="Leak has no writes to count: its state is never held; it captures state, b"):
+    with pytest.raises(ValueError, match="Leak has no writes to count: no operator of it says where it holds"):
         write_statistics(Leak([0.5]), normal(4, 1))

@@ -82,7 +82,7 @@ def test_dropout_is_of_seed_and_step_and_only_in_training(plain, tmp_path):
     examples = trainer.task.examples("validation", np.arange(20))
     outputs, _ = nnx.merge(trainer.graphdef, state.params, state.rest)(examples["inputs"])
     expected = float(np.mean((np.asarray(outputs) - examples["targets"]) ** 2))
-    assert trainer.evaluate(state, "validation")["mse"] == pytest.approx(expected, rel=1e-5)
+    assert trainer.evaluate(state, "validation")[0]["mse"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_seed_draws_parameters_and_examples(plain, tmp_path):
