@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import pathlib
+import re
 import sys
 import time
 
@@ -20,6 +21,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a traceback in a terminal
 
 
 def executed(path: pathlib.Path) -> NotebookNode:
@@ -30,7 +32,9 @@ def executed(path: pathlib.Path) -> NotebookNode:
         RuntimeError: A cell wrote to stderr.
     """
     notebook = jupytext.read(path)
-    NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    place = {"metadata": {"path": str(ROOT)}}
+    quiet = ["--log-level=ERROR"]  # else the kernel says each time that other users of this machine could listen
+    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=place, extra_arguments=quiet).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream" and output.name == "stderr":
@@ -62,7 +66,7 @@ def main() -> int:
         try:
             shown = figures(executed(path), path.stem)
         except (CellExecutionError, RuntimeError) as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            print(f"{path}: {COLOURS.sub('', str(error))}", file=sys.stderr)
             return 1
         print(f"{path}: {len(shown)} figures, {time.perf_counter() - began:.0f} s")
         if arguments.figures is not None:
