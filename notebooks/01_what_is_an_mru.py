@@ -474,7 +474,8 @@ print(f"clip into [-1, 0.5], then into [0, 2]: clip into [{both.lo[0]}, {both.hi
 # A bistable neuron, with an inner clock run to rest, is a relay. A flow onto a band, run to rest, is a play. Both
 # keep what they hold for any number of steps, and no sweep is slow enough to close their loop. And both are maps that
 # compose, so that a sequence of any length is one scan.
-#
+
+# %% [markdown]
 # ## Questions to try
 #
 # 1. Let the gain of the neuron come down to 1. What happens to the band, and to the area of the loop of its
@@ -486,4 +487,4 @@ print(f"clip into [-1, 0.5], then into [0, 2]: clip into [{both.lo[0]}, {both.hi
 #    it turned?
 # 5. `mru.scan(mru.Latch(write, value), h0, reverse=True)` runs from the last step to the first. Change `compose` by
 #    one word to do the same by hand.
-# 6. Try to write `compose` for the step $h \leftarrow \max(h + a, b)$. The next notebooks will need it.
+# 6. Try to write `compose` for the step $h \leftarrow \max(h + a, b)$. Notebook 06 trains such a cell.
