@@ -485,6 +485,5 @@ print(f"clip into [-1, 0.5], then into [0, 2]: clip into [{both.lo[0]}, {both.hi
 # 3. Sweep the play cell with an amplitude below its radius. Why is there no loop?
 # 4. Put a small loop into a large one: let the drive turn around half way. Which of the four cells remember where
 #    it turned?
-# 5. `mru.scan(mru.Latch(write, value), h0, reverse=True)` runs from the last step to the first. Change `compose` by
-#    one word to do the same by hand.
+# 5. `mru.scan(mru.Latch(write, value), h0, reverse=True)` runs from the last step to the first. Do the same by hand.
 # 6. Try to write `compose` for the step $h \leftarrow \max(h + a, b)$. Notebook 06 trains such a cell.
