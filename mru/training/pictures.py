@@ -69,6 +69,8 @@ def _save(folder: pathlib.Path, pictures: Pictures) -> None:
 def every_picture(run: Run, record: Record) -> Pictures:
     """Every picture of one run, given what it wrote."""
     yield from of_records([record], run.task)
+    if any(line["split"] == "inside" for line in record.log):
+        yield "layers", partial(curves.layers, record.log, title=f"{run.task.name}: layers at each evaluation")
     yield from of_run(run)
 
 

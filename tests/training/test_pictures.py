@@ -34,6 +34,7 @@ def assert_drawn(folder, names):
 
 EVERYTHING = [
     "learning",
+    "layers",
     "retention",
     *(f"0-{layer}-{what}" for layer in ("0-BMRU", "1-LRU", "2-PMRU") for what in ("states", "hysteresis")),
     "0-0-BMRU-writes",
@@ -63,9 +64,8 @@ def seeds(workdir, tmp_path, numbers):
         config = yaml.safe_load((workdir / "config.yaml").read_text())
         config["train"]["seed"] = number
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        lines = [
-            line | {name: number * line[name] for name in ("loss", "mse")} for line in read(workdir / "metrics.jsonl")
-        ]
+        lines = read(workdir / "metrics.jsonl")
+        lines = [line | {name: number * line[name] for name in ("loss", "mse") if name in line} for line in lines]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         yield folder
 
@@ -87,8 +87,9 @@ def test_several_runs(copied, tmp_path, monkeypatch):
     assert_drawn(tmp_path / "out", ["learning", "retention", "robustness"])
     ((label, same),) = drawn["learning"].items()
     assert label == "BMRU + LRU + PMRU"
-    log = read(workdir / "metrics.jsonl")
-    assert [run["log"][-1]["mse"] for run in same] == [log[-1]["mse"] * number for number in (1, 2, 3)]
+    last = [line["mse"] for line in read(workdir / "metrics.jsonl") if line["split"] == "validation"][-1]
+    found = [[line["mse"] for line in run["log"] if line["split"] == "validation"][-1] for run in same]
+    assert found == [last, 2 * last, 3 * last]
     assert drawn["robustness"] == {label: [held]}
     summary = json.loads((workdir / "summary.json").read_text())
     assert drawn["retention"] == {label: [{int(n): x for n, x in summary["retention"].items()}]}
