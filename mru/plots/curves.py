@@ -169,12 +169,13 @@ def layers(log: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     for quantity, axis in zip(quantities, axes, strict=False):
         for layer in (layer for layer, other in names if other == quantity):
             points = _points(lines, "inside", f"{layer}/{quantity}")
-            axis.plot(list(points), list(points.values()), label=layer, **style.line(numbers[layer], len(points)))
+            look = style.line(numbers[layer], len(points)) | {"clip_on": False}
+            axis.plot(list(points), list(points.values()), label=layer, **look)
         axis.set(xlabel="step", ylabel=quantity.replace("_", " "))
         axis.locator_params(axis="x", nbins=4)
         _finish(axis, "min", None)
         if axis.get_yscale() == "linear" and axis.dataLim.ymin >= 0:
-            axis.set_ylim(bottom=0)  # else the smallest change looks large
+            axis.set_ylim(0, 1.1 * axis.dataLim.ymax or 1)  # else the smallest change looks large
     for axis in axes[len(quantities) :]:
         axis.set_visible(False)
     figure.suptitle(title)

@@ -202,6 +202,6 @@ def test_layers(legible):
     assert {axis.get_yscale() for axis in figure.axes} == {"log"}
     legible(figure)
     (axis,) = curves.layers([{"step": step, "split": "inside", "0/0/LRU/x": 5.0} for step in (1, 2)]).axes
-    assert (axis.get_yscale(), axis.get_ylim()[0]) == ("linear", 0)
+    assert (axis.get_yscale(), axis.get_ylim()) == ("linear", (0, 5.5))
     with pytest.raises(ValueError, match="nothing of the layers"):
         curves.layers(log(0.5))
