@@ -2,6 +2,8 @@
 
     python train.py --config configs/quickstart.yaml [--workdir runs/x] [--train.steps 500] [--model.cells bmru,lru] ...
     python train.py --check runs/x
+    python train.py --plot runs/x [runs/y ...] [--out FOLDER]
+    python train.py --robustness runs/x [--draws 5]
 
 One loop for every task and cell: select on validation, report test once. The same command continues a stopped run.
 """
@@ -29,11 +31,10 @@ import jax
 from jax.sharding import Mesh
 
 import tasks
-from mru.training import MissingData, checkpoint, devices, estimate, lock, peers, provenance, resume, workdir
+from mru.training import MissingData, checkpoint, commands, devices, estimate, lock, peers, provenance, resume, workdir
 from mru.training.batches import train_batches
-from mru.training.check import check
 from mru.training.checkpoint import Writer
-from mru.training.command_line import parse, to_check
+from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.log import Log
 from mru.training.messages import RunFailed, UserError, compiling, error_line, say
@@ -49,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax warns of much that a run may do, and traces what its threads meet. The run itself says what is wrong.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        if (folder := to_check(argv)) is not None:
-            return check(folder)
+        if (asked := commands.asked(argv)) is not None:
+            return commands.do(asked, tasks.REGISTRY, argv)
         code = run(parse(argv, tasks.REGISTRY), argv)
         peers.part()
         return code

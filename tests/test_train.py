@@ -65,8 +65,10 @@ def test_what_a_run_leaves(finished):
     workdir, argv, *_ = finished
     names = {path.name.split(".")[0] for path in workdir.iterdir()}
     assert names == {"config", "metrics", "events", "summary", "checkpoints", "plots", "lock", "first_checkpoint"}
-    assert {path.name for path in (workdir / "plots").iterdir()} == {"learning.png", "retention.png"}
-    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (workdir / "plots").iterdir())
+    assert {path.name for path in (workdir / "plots").iterdir()} == {
+        f"{name}.{kind}" for name in ("learning", "retention") for kind in ("png", "svg")
+    }
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (workdir / "plots").glob("*.png"))
     assert yaml.safe_load((workdir / "config.yaml").read_text()) == parse(argv).resolved
 
 
@@ -225,7 +227,7 @@ def test_a_new_task_with_padded_examples(registry, tmp_path):
     log, summary = read(tmp_path / "w/metrics.jsonl"), json.loads((tmp_path / "w/summary.json").read_text())
     assert [line["step"] for line in log if line["split"] == "train"] == [10, 20]
     assert summary["retention"] == {}
-    assert [path.name for path in (tmp_path / "w/plots").iterdir()] == ["learning.png"]
+    assert {path.name for path in (tmp_path / "w/plots").iterdir()} == {"learning.png", "learning.svg"}
     examples, errors = task.examples("test", np.arange(12)), []
     model = mru.load(tmp_path / "w")
     apply = jax.jit(lambda x: model(x)[0][0])

@@ -14,15 +14,13 @@ import jax
 
 from mru.training import checkpoint, lock, log, summary, workdir
 from mru.training.checkpoint import Damaged, reason
-from mru.training.lines import cut, printable, short
+from mru.training.lines import cut, printable
 from mru.training.messages import RunFailed, UserError
 from mru.training.progress import Progress
 from mru.training.resume import quiet_abandoned_files, require_finite
 
 # Of these, `note` alone is nothing to mend.
 OK, DAMAGED, MISSING, NOTE = "ok", "damaged", "missing", "note"
-# What a run leaves at its start and later; a folder that has none of it is no run's.
-TRACES = ("config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "lock", workdir.FIRST)
 
 
 class Line(NamedTuple):
@@ -60,7 +58,7 @@ def check(folder: pathlib.Path) -> int:
     Raises:
         UserError: It is no run's folder.
     """
-    _require_run(folder)
+    workdir.require_run("--check", folder)
     jax.config.update("jax_platforms", "cpu")  # Orbax asks for devices, and they may all be the run's
     quiet_abandoned_files()
     owner = lock.holder(folder)
@@ -83,15 +81,6 @@ def check(folder: pathlib.Path) -> int:
         print(line)
     print(printable(f"the same command {outlook}{waiting}"))
     return int(any(line.mark in (DAMAGED, MISSING) for line in lines) or outlook.startswith("can not"))
-
-
-def _require_run(folder: pathlib.Path) -> None:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"--check {short(folder)}, allowed: the folder of a run; {error.strerror}") from None
-    if not {*TRACES} & {*names}:
-        raise UserError(f"--check {short(folder)}, allowed: the folder of a run; it has none of {', '.join(TRACES)}")
 
 
 def _guarded(name: str, part: Callable[[], Iterable[Line]]) -> list[Line]:

@@ -18,7 +18,7 @@ import mru.cells
 from mru.registry import Registry
 from mru.training import plain_yaml
 from mru.training.config import Config, checked
-from mru.training.help import described, overview, usage
+from mru.training.help import HELP, described, overview, usage
 from mru.training.lines import short
 from mru.training.messages import Arguments, UserError, given, no_field, words
 from mru.training.sections import RANGES, SECTIONS
@@ -27,7 +27,6 @@ from mru.training.values import fit, inner_hint, of_text
 
 # What may become the name of a folder, and leaves room for the names of what a run writes in it.
 LONGEST_NAME, LONGEST_PATH = 255, 3000
-HELP = ("-h", "--help")
 FLAGS = (*HELP, "--print_config")
 
 
@@ -55,7 +54,7 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     Raises:
         UserError: Something in it does not fit.
     """
-    _require_text(argv)
+    require_text(argv)
     flags = {word for word in argv if word in FLAGS}
     arguments = split([word for word in argv if word not in FLAGS])
     files = [text or "" for option, text in arguments if option == "--config"]
@@ -82,20 +81,20 @@ def parse(argv: list[str], tasks: Registry[Task]) -> Config:
     return config
 
 
-def to_check(argv: list[str]) -> pathlib.Path | None:
-    """The folder of a command line that is `--check WORKDIR`; None if it is another.
+def config_of(content: dict[str, Any], tasks: Registry[Task], workdir: pathlib.Path) -> Config:
+    """The config of a run from what it wrote, wherever its folder is now.
+
+    Args:
+        content: What its config.yaml or a checkpoint of it has.
+        tasks: Where tasks are found by name.
+        workdir: The folder.
 
     Raises:
-        UserError: It lacks the folder, or has more.
+        UserError: Its task is not known here, or something in it does not fit.
     """
-    arguments = split(argv)
-    if not any(option == "--check" for option, _ in arguments) or not {*HELP}.isdisjoint(argv):
-        return None
-    _require_text(argv)
-    (_, text), *more = arguments
-    if more or not text:
-        raise UserError("--check: expected one argument, the folder of a run, and no other: train.py --check WORKDIR")
-    return pathlib.Path(text)
+    kind = _task(content["task"].get("name"), tasks, may_be_missing=False)
+    assert kind is not None
+    return _config(kind, _values(fields_of(kind, tasks), [], content), str(workdir))
 
 
 def split(argv: list[str]) -> Arguments:
@@ -114,7 +113,7 @@ def split(argv: list[str]) -> Arguments:
     return found
 
 
-def _require_text(argv: list[str]) -> None:
+def require_text(argv: list[str]) -> None:
     """Refuse arguments that no file could hold as text: what is not UTF-8 comes in as lone surrogates."""
     for word in argv:
         if "\0" in word or word != word.encode(errors="replace").decode():

@@ -7,13 +7,47 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mru.cells
 from mru.registry import Registry
 from mru.training.messages import words
 from mru.training.sections import cell_options
 from mru.training.task import Task
+
+HELP = ("-h", "--help")
+
+
+class Command(NamedTuple):
+    """What `train.py` can do with runs beside training them.
+
+    Attributes:
+        arguments: What follows its name, in words.
+        said: What `--help` says of it.
+        several: Whether it takes several folders.
+        options: Its options; each has a value.
+    """
+
+    arguments: str
+    said: str
+    several: bool = False
+    options: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "--check": Command("WORKDIR", "Alone: a run's folder, to say what is damaged and what could be resumed."),
+    "--plot": Command(
+        "WORKDIR [WORKDIR ...] [--out FOLDER]",
+        "Alone: folders of runs, or summary.json files, to draw; of one run to its plots/ unless --out says where.",
+        several=True,
+        options=("--out",),
+    ),
+    "--robustness": Command(
+        "WORKDIR [--draws 5]",
+        "Alone: a run's folder, to measure its metric when all parameters vary at random, --draws times each.",
+        options=("--draws",),
+    ),
+}
 
 
 def described(docs: Iterable[str | None], name: str) -> str:
@@ -36,7 +70,7 @@ def usage(hints: dict[str, Any], helps: dict[str, str], defaults: dict[str, Any]
     command = "usage: python train.py --config FILE.yaml [--SECTION.FIELD VALUE ...]"
     rows: dict[str, list[tuple[str, str]]] = {"the run": [("--config", "YAML file; the other arguments override it.")]}
     rows["the run"].append(("--print_config", "Print the whole config and leave."))
-    rows["the run"].append(("--check", "Alone: a run's folder, to say what is damaged and what could be resumed."))
+    rows["the run"] += [(name, command.said) for name, command in COMMANDS.items()]
     for name, hint in hints.items():
         default = defaults.get(name, "none, it must be given")
         text = f"{helps[name]} ({words(hint)}; default: {'null' if default is None else default})"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from mru.training import plots, provenance
+from mru.training import provenance
 from mru.training.checkpoint import Damaged, Writer, reason, steps
 from mru.training.log import read as read_log
 from mru.training.messages import UserError, say
@@ -95,8 +95,11 @@ def _write(
         "command": shlex.join(["python", "train.py", *argv]),
         "commit": provenance.commit(),
     }
+    from mru.training import pictures  # and with it matplotlib, which is slow to import
+    from mru.training.records import Record
+
     log = [line for _, line in read_log(config.workdir / "metrics.jsonl")[0]]
-    plots.plot(config.workdir / "plots", log, summary, task.retention_axis)
+    pictures.save_curves(config.workdir / "plots", Record(config.resolved, log, summary), task)
     save(config.workdir, summary)
 
 

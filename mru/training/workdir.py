@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -12,10 +13,13 @@ import yaml
 from mru.training import checkpoint, plain_yaml, summary
 from mru.training.config import Config
 from mru.training.files import move_aside, write
+from mru.training.lines import short
 from mru.training.messages import UserError, say
 
 # That the run has had a checkpoint. It lies beside them, so that it outlives them.
 FIRST = "first_checkpoint.json"
+# What a run leaves at its start and later; a folder that has none of it is no run's.
+TRACES = ("config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "lock", FIRST)
 # What may differ when a run goes on; README has it as a table. Where it runs:
 PLACES = ("workdir", "mesh", "distributed")
 # How long, how it is watched, and how the same numbers are computed:
@@ -78,6 +82,20 @@ def recorded(
         )
     _require_unused(workdir)
     return held if held is not None and (written is None or differences(held, written)) else written
+
+
+def require_run(option: str, folder: pathlib.Path) -> None:
+    """Refuse a folder that is no run's, which was given with an option of the command line.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"{option} {short(folder)}, allowed: the folder of a run; {error.strerror}") from None
+    if not {*TRACES} & {*names}:
+        raise UserError(f"{option} {short(folder)}, allowed: the folder of a run; it has none of {', '.join(TRACES)}")
 
 
 def require_steps(workdir: pathlib.Path, steps: int) -> None:
