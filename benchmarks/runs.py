@@ -57,7 +57,7 @@ def run(way: str, argv: list[str]) -> dict[str, Any]:
         evaluate = functools.partialmethod(_clocked_method, evaluating, Trainer.evaluate)
         exits.enter_context(mock.patch.object(Trainer, "evaluate", evaluate))
         if way == "outside":
-            exits.enter_context(mock.patch("mru.training.inside.counted", lambda *_: {}))
+            exits.enter_context(mock.patch("mru.training.inside.counted", return_value={}))
         more = ["--train.deterministic", "true"] if way == "deterministic" else []
         code = train.main([*argv, *more, "--workdir", folder])
         if code:
@@ -114,8 +114,8 @@ def line(row: dict[str, Any]) -> str:
         return f"{row['way']:14} {row['repeats']} runs, {'equal' if row['equal_bits'] else 'different'} bits"
     return (
         f"{row['way']:14} {row['steps_per_second']:9.2f} steps/s, {row['train_seconds']:7.1f} s in the train loop, of "
-        f"which checks {100 * row['share_of_checks']:.3f} %, and {row['evaluate_seconds']:.2f} s of evaluation; compiled "
-        f"in {row['compile_seconds']:.1f} s"
+        f"which checks {100 * row['share_of_checks']:.3f} %, and {row['evaluate_seconds']:.2f} s of evaluation; "
+        f"compiled in {row['compile_seconds']:.1f} s"
     )
 
 

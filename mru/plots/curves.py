@@ -6,6 +6,7 @@ seed alone. The line is their mean, and the band goes from the least to the larg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +143,43 @@ def robustness(
     _finish(axis, goal, chance)
     axis.set(xlabel="variability of the parameters p (%)", ylabel=f"validation {metric}", title=title)
     style.legend_below(figure, axis)
+    return figure
+
+
+@style.styled
+def layers(log: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """What the layers of one run did at each evaluation: a panel for each quantity, a line for each layer.
+
+    Args:
+        log: Lines of metrics.jsonl; those of the split "inside" have values by names such as "1/0/BMRU/write_rate".
+        title: Above the panels.
+
+    Raises:
+        ValueError: None has any.
+    """
+    lines = [line for line in log if line["split"] == "inside"]
+    names = dict.fromkeys(tuple(name.rsplit("/", 1)) for line in lines for name in line if "/" in name)
+    if not names:
+        raise ValueError("the log has nothing of the layers")
+    quantities = list(dict.fromkeys(quantity for _, quantity in names))
+    numbers = {layer: number for number, layer in enumerate(sorted({layer for layer, _ in names}))}
+    columns = min(3, len(quantities))
+    rows = math.ceil(len(quantities) / columns)
+    figure, axes = style.panels(style.PAGE * columns / 3, 1 + 1.7 * rows, rows, columns)
+    for quantity, axis in zip(quantities, axes, strict=False):
+        for layer in (layer for layer, other in names if other == quantity):
+            points = _points(lines, "inside", f"{layer}/{quantity}")
+            look = style.line(numbers[layer], len(points)) | {"clip_on": False}
+            axis.plot(list(points), list(points.values()), label=layer, **look)
+        axis.set(xlabel="step", ylabel=quantity.replace("_", " "))
+        axis.locator_params(axis="x", nbins=4)
+        _finish(axis, "min", None)
+        if axis.get_yscale() == "linear" and axis.dataLim.ymin >= 0:
+            axis.set_ylim(0, 1.1 * axis.dataLim.ymax or 1)  # else the smallest change looks large
+    for axis in axes[len(quantities) :]:
+        axis.set_visible(False)
+    figure.suptitle(title)
+    style.legend_below(figure, *axes)
     return figure
 
 

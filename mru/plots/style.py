@@ -125,12 +125,12 @@ def _plain(x: float) -> str:
     return f"{x:g}"
 
 
-def legend_below(figure: Figure, axis: Axes) -> None:
-    """One legend for the whole figure, below it, of the lines of one axis; as many columns as have room."""
-    handles, labels = axis.get_legend_handles_labels()
-    widest = max((len(label) for label in labels), default=1)
+def legend_below(figure: Figure, *axes: Axes) -> None:
+    """One legend for the whole figure, below it, of the lines of some axes; as many columns as have room."""
+    lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    widest = max(map(len, lines), default=1)
     room = int(figure.get_figwidth() * 72 / (SMALL * (0.55 * widest + 5)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(room, len(labels))))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=max(1, min(room, len(lines))))
 
 
 def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:

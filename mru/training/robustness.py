@@ -145,7 +145,8 @@ def measured(
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), draw)
             varied = dataclasses.replace(state, params=vary(state.params, key, jnp.float32(p)))
             try:
-                values.append(rounded(trainer.evaluate(varied, "validation")[trainer.task.metric]))
+                found, _ = trainer.evaluate(varied, "validation")
+                values.append(rounded(found[trainer.task.metric]))
             except RunFailed:
                 if not p:
                     raise

@@ -174,3 +174,34 @@ def test_robustness(legible):
     ]
     assert axis.get_xlabel() == "variability of the parameters p (%)"
     legible(figure)
+
+
+def test_layers(legible):
+    """Also a quantity that a layer has only later, and one that spans decades."""
+    held = [
+        {
+            "step": step,
+            "split": "inside",
+            "time": 1.0,
+            "0/0/LRU/time_constant": 10.0 * step,
+            "1/0/BMRU/write_rate": 1 / step,
+        }
+        for step in (1, 2, 30)
+    ]
+    held[2] |= {"2/0/PMRU/write_rate": 0.5}
+    figure = curves.layers(log(0.5) + held, title="a task")
+    constants, rates = figure.axes
+    assert (constants.get_ylabel(), rates.get_ylabel()) == ("time constant", "write rate")
+    (lru,) = constants.get_lines()
+    bmru, pmru = rates.get_lines()
+    assert lru.get_xydata().tolist() == [[1, 10], [2, 20], [30, 300]]
+    np.testing.assert_allclose(bmru.get_xydata(), [[1, 1], [2, 0.5], [30, 1 / 30]])
+    assert pmru.get_xydata().tolist() == [[30, 0.5]]
+    assert len({line.get_color() for line in (lru, bmru, pmru)}) == 3
+    assert legend(figure) == ["0/0/LRU", "1/0/BMRU", "2/0/PMRU"]
+    assert {axis.get_yscale() for axis in figure.axes} == {"log"}
+    legible(figure)
+    (axis,) = curves.layers([{"step": step, "split": "inside", "0/0/LRU/x": 5.0} for step in (1, 2)]).axes
+    assert (axis.get_yscale(), axis.get_ylim()) == ("linear", (0, 5.5))
+    with pytest.raises(ValueError, match="nothing of the layers"):
+        curves.layers(log(0.5))

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
@@ -34,6 +35,7 @@ def assert_drawn(folder, names):
 
 EVERYTHING = [
     "learning",
+    "layers",
     "retention",
     *(f"0-{layer}-{what}" for layer in ("0-BMRU", "1-LRU", "2-PMRU") for what in ("states", "hysteresis")),
     "0-0-BMRU-writes",
@@ -50,7 +52,13 @@ def test_a_run(copied, cache):
     code, said, printed = plot(workdir)
     assert (code, said) == (0, "")
     assert_drawn(workdir / "plots", EVERYTHING)
-    assert sorted(printed) == sorted(str(path) for path in (workdir / "plots").iterdir())
+    drawn, latches = printed[:-2], printed[-2:]
+    assert sorted(drawn) == sorted(str(path) for path in (workdir / "plots").iterdir())
+    kinds = (
+        r"0/{}: \w+: of 4 channels \d hold for at least 25 % of a sequence, \d are overwritten before, \d never write"
+    )
+    for line, name in zip(latches, ("0/BMRU", "2/PMRU"), strict=True):
+        assert re.fullmatch(kinds.format(name), line), line
     for path, data in before.items():
         assert path.read_bytes() == data
 
@@ -63,9 +71,8 @@ def seeds(workdir, tmp_path, numbers):
         config = yaml.safe_load((workdir / "config.yaml").read_text())
         config["train"]["seed"] = number
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        lines = [
-            line | {name: number * line[name] for name in ("loss", "mse")} for line in read(workdir / "metrics.jsonl")
-        ]
+        lines = read(workdir / "metrics.jsonl")
+        lines = [line | {name: number * line[name] for name in ("loss", "mse") if name in line} for line in lines]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         yield folder
 
@@ -87,8 +94,9 @@ def test_several_runs(copied, tmp_path, monkeypatch):
     assert_drawn(tmp_path / "out", ["learning", "retention", "robustness"])
     ((label, same),) = drawn["learning"].items()
     assert label == "BMRU + LRU + PMRU"
-    log = read(workdir / "metrics.jsonl")
-    assert [run["log"][-1]["mse"] for run in same] == [log[-1]["mse"] * number for number in (1, 2, 3)]
+    last = [line["mse"] for line in read(workdir / "metrics.jsonl") if line["split"] == "validation"][-1]
+    found = [[line["mse"] for line in run["log"] if line["split"] == "validation"][-1] for run in same]
+    assert found == [last, 2 * last, 3 * last]
     assert drawn["robustness"] == {label: [held]}
     summary = json.loads((workdir / "summary.json").read_text())
     assert drawn["retention"] == {label: [{int(n): x for n, x in summary["retention"].items()}]}
