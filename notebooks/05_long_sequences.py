@@ -159,7 +159,7 @@ for axis, which, title in zip(axes, (0, 1), ("milliseconds", "temporary memory (
     style.logarithmic(axis, "x")
     style.logarithmic(axis, "y")
     axis.set(xlabel="sequence length T", ylabel=title)
-axes[0].set_title("clamp, 4 sequences of 16 channels, forward and backward")
+figure.suptitle("a clamp, 4 sequences of 16 channels, forward and backward")
 style.legend_below(figure, axes[0])
 figure
 
@@ -366,22 +366,24 @@ def communicated(length):
 
 traffic = {length: communicated(length) for length in (1024, 8192, 65536)}
 for length, count in traffic.items():
-    data = 2 * 4 * 16 * length
-    print(f"T = {length:6,}: {count:,} bytes communicated, of {data:,} bytes of data")
+    print(f"T = {length:6,}: {count:,} bytes communicated, of {2 * 4 * 16 * length:,} bytes of data")
 assert set(traffic.values()) == {2 * 2 * 8 * 16 * 4}
 
 # %%
 figure, (left, right) = style.panels(style.PAGE, 2.5, columns=2)
-left.plot(sizes, needs, label="one call, or what there is", **style.line(0, points=3))
-left.plot(sizes, [needs[0]] * 3, label="chunks of 10,000, or what is communicated", **style.line(1, points=3))
+left.plot(sizes, needs, label="one call", **style.line(0, points=3))
+left.plot(sizes, [needs[0]] * 3, label="chunks of 10,000", **style.line(1, points=3))
 left.set(xlabel="sequence length T", ylabel="temporary memory (MiB)", title="streaming a model")
-right.plot(list(traffic), [2 * 4 * 16 * length / 2**10 for length in traffic], **style.line(0, points=3))
-right.plot(list(traffic), [count / 2**10 for count in traffic.values()], **style.line(1, points=3))
+data = [2 * 4 * 16 * length / 2**10 for length in traffic]
+right.plot(list(traffic), data, label="data", **style.line(0, points=3))
+right.plot(
+    list(traffic), [count / 2**10 for count in traffic.values()], label="communicated", **style.line(1, points=3)
+)
 right.set(xlabel="sequence length T", ylabel="KiB", title="a scan over 8 devices")
 for axis in (left, right):
     style.logarithmic(axis, "x")
     style.logarithmic(axis, "y")
-style.legend_below(figure, left)
+    axis.legend()
 figure
 
 # %% [markdown]
