@@ -1,6 +1,6 @@
-"""The examples in the docstrings of `mru` give what they say. pytest's own `--doctest-modules` would import the tests too.
+"""The examples in the docstrings of `mru` give what they say; their numbers were worked out by hand from the equations.
 
-The numbers in them were worked out by hand from the equations.
+pytest's own `--doctest-modules` would import every file of tests as a module, also those that are meant to fail.
 """
 
 import doctest

@@ -1,0 +1,71 @@
+"""How Sphinx builds the site: `python -m sphinx -W --keep-going -n -b html docs docs/_build/html`."""
+
+import os
+import pathlib
+import sys
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(DOCS), str(ROOT)]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The kernels of notebooks find `tasks` too.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+import docstrings
+import figures
+import pages
+
+import mru
+
+project = "mru-jax"
+author = "the mru-jax authors"
+version = release = mru.__version__
+
+extensions = [
+    "myst_nb",  # pages in Markdown, and notebooks, executed
+    "sphinx_design",  # the cards of the first page
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",  # docstrings are in Google's style
+]
+exclude_patterns = ["_build", "*.py"]
+
+html_theme = "sphinx_book_theme"
+html_title = "mru-jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "home_page_in_toc": True}
+html_copy_source = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# "cache" executes a notebook again only when its code has changed; "off" shows it as it is written.
+nb_execution_mode = os.environ.get("MRU_DOCS_NOTEBOOKS", "cache")
+nb_execution_timeout = 600  # seconds a cell
+nb_execution_raise_on_error = True
+nb_custom_formats = {".py": "pages.read_notebook"}
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"  # of a class of Flax only the constructor has one
+autodoc_typehints = "none"  # docstrings say shapes, which types do not
+autosummary_generate = False  # the tables link to entries that are there already
+napoleon_custom_sections = [("Class variables", "params_style")]
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+maximum_signature_line_length = 88
+default_role = "code"  # docstrings have single backticks, as Markdown has
+
+# The build reads nothing from a network, so the objects of other packages are known by name only.
+nitpick_ignore_regex = [("py:.*", r"(jax|jaxlib|flax|optax|numpy|matplotlib|typing|collections|pathlib)\..*")]
+
+# `linkcheck` is about links within the site.
+linkcheck_ignore = [r"https?://.*"]
+
+
+def setup(app):
+    """Write what is generated from the code before any page is read."""
+    app.connect("builder-inited", lambda app: pages.write(DOCS))
+    app.connect("builder-inited", lambda app: figures.write(DOCS / "generated"))
+    app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=400)  # before napoleon
