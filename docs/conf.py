@@ -27,6 +27,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",  # docstrings are in Google's style
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the site shows formulas without a network too
 ]
 exclude_patterns = ["_build", "*.py"]
 
@@ -46,13 +48,14 @@ nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_custom_formats = {".py": "pages.read_notebook"}
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "__new__"}
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"  # of a class of Flax only the constructor has one
 autodoc_typehints = "none"  # docstrings say shapes, which types do not
 autosummary_generate = False  # the tables link to entries that are there already
 napoleon_custom_sections = [("Class variables", "params_style")]
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 maximum_signature_line_length = 88
 default_role = "code"  # docstrings have single backticks, as Markdown has
@@ -64,8 +67,14 @@ nitpick_ignore_regex = [("py:.*", r"(jax|jaxlib|flax|optax|numpy|matplotlib|typi
 linkcheck_ignore = [r"https?://.*"]
 
 
+def skip(app, what, name, obj, skipped, options):
+    """Sphinx's event `autodoc-skip-member`: a field of a named tuple says what it is in the class's docstring."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app):
     """Write what is generated from the code before any page is read."""
     app.connect("builder-inited", lambda app: pages.write(DOCS))
     app.connect("builder-inited", lambda app: figures.write(DOCS / "generated"))
+    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=400)  # before napoleon

@@ -13,7 +13,7 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 
 def converted(lines, links=None):
-    """The lines of a docstring in reStructuredText; single backticks around one of `links` become a link to its value."""
+    """The lines of a docstring in reStructuredText; names of `links` in single backticks become links."""
     found = []
     for number, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
@@ -67,7 +67,8 @@ def _linked(line, links):
 
 
 def _escaped(line):
-    """The line with its bars, and stars that stand before a comma or a name, as they are; not between backticks."""
-    parts = re.split(r"(`[^`]*`)", line)
+    """The line with bars, stars before a comma or a name, and a sole letter that would count a list, as they are."""
+    line = re.sub(r"(?<=: )([A-Za-z])\.(?= |$)", r"\1\\.", line)
+    parts = re.split(r"(`[^`]*`)", line)  # what stands between backticks is left alone
     parts[::2] = [re.sub(r"\||(?<=[( ])\*(?=[,\w])", r"\\\g<0>", text) for text in parts[::2]]
     return "".join(parts)

@@ -75,13 +75,14 @@ def triangle(amplitude, speed):
 def operator_maps():
     """Above each operator's maps, below the state that it makes of a drive that rises and falls."""
     figure, axes = style.panels(style.PAGE, 4.3, 2, 4)
+    square = {"xticks": (-2, 0, 2), "yticks": (-2, 0, 2), "aspect": "equal"}
     h = jnp.linspace(-2.5, 2.5, 201)[:, None]
     for axis, (title, cases) in zip(axes[:4], maps()):
         axis.plot([-2.5, 2.5], [-2.5, 2.5], color=style.GREY, linewidth=0.6)
         for (label, op), colour, look in zip(cases, COLOURS, LOOKS):
             axis.plot(h[:, 0], op.apply(h)[:, 0], look, color=colour, label=label, linewidth=1.6)
         axis.set_title(title)
-        axis.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), xticks=(-2, 0, 2), yticks=(-2, 0, 2), xlabel="h", aspect="equal")
+        axis.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), xlabel="h", **square)
         axis.legend(loc="upper left", handlelength=1.6, borderpad=0.1, labelspacing=0.2)
     u = triangle(3.0, 0.05)
     rising = np.gradient(np.asarray(u[:, 0])) > 0
@@ -94,9 +95,7 @@ def operator_maps():
         ):
             axis.plot(u[:, 0], np.where(where & last, state, np.nan), look, color=colour, label=label)
         axis.set_title(title)
-        axis.set(
-            xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xticks=(-2, 0, 2), yticks=(-2, 0, 2), xlabel="input u", aspect="equal"
-        )
+        axis.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xlabel="input u", **square)
     axes[0].set_ylabel("f(h)")
     axes[4].set_ylabel("state h")
     style.legend_below(figure, axes[4])

@@ -16,8 +16,7 @@ import tasks
 from mru.training.help import described
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What comes first is where a name is described that several of them have.
-MODULES = ("mru.operators", "mru.cells", "mru.training", "mru.dynamics", "mru.plots", "mru")
+MODULES = ("mru", "mru.cells", "mru.operators", "mru.training", "mru.dynamics", "mru.plots")
 
 
 def write(docs):
@@ -86,9 +85,9 @@ def _object(target):
 
 @functools.cache
 def _described():
-    """(module, name) of each public class and function, once each."""
+    """(module, name) of each public class and function, once each: what `mru` has from another module stands there."""
     found, seen = [], set()
-    for module in MODULES:
+    for module in sorted(MODULES, key="mru".__eq__):
         for name in importlib.import_module(module).__all__:
             value = getattr(importlib.import_module(module), name)
             if (inspect.isclass(value) or inspect.isfunction(value)) and value not in seen:
@@ -126,11 +125,12 @@ def operators_page():
     parts = [
         "# Operators",
         "An operator is a family of maps $h \\mapsto f(h)$ that is closed under composition: one map for every step. "
-        "`mru.scan` composes them. How to write one is in [](../howto/own_operator.md).",
+        "{py:obj}`mru.scan` composes them. How to write one is in [](../howto/own_operator.md).",
         "```{include} ../operator_figure.md\n```",
     ]
+    bare = (":no-members:", ":no-show-inheritance:", ":exclude-members: __init__, __new__")
     for name in operators():
-        parts += [f"## {name}", autodoc("autoclass", f"mru.operators.{name}", ":no-members:", ":no-show-inheritance:")]
+        parts += [f"## {name}", autodoc("autoclass", f"mru.operators.{name}", *bare)]
     parts += ["## The base classes", autodoc("autoclass", "mru.operators.Operator")]
     parts += [autodoc("autoclass", "mru.operators.KernelOperator"), autodoc("autofunction", "mru.operators.field")]
     return page(*parts)
@@ -177,8 +177,8 @@ def cells_page():
     ]
     return page(
         "# Cells",
-        "Every cell maps (..., T, D) to (..., T, D), in parallel over a sequence, step by step, in chunks with a carried "
-        "state, and over packed sequences with resets, and the four agree. What all of them take and return is said in "
+        "Every cell maps (..., T, D) to (..., T, D), in parallel over a sequence, step by step, in chunks with a "
+        "carried state, and over packed sequences with resets, and the four agree. What all take and return is said in "
         "{py:obj}`mru.cells.Cell`. The table is made from the registry: a cell in a file of its own stands in it.",
         table(["name in configs", "class", "operator", "a state left alone", "source"], rows),
         "Two operators are named where the first computes its gates where they are used, and is scanned as the second.",
@@ -190,25 +190,22 @@ def cell_page(name):
     """One cell: what it is built on, its hysteresis loop, its class."""
     kind, cell = mru.cells.get(name), example(name)
     state = cell.initial_state()
+    named = [f"{{py:obj}}`{found} <mru.operators.{found}>`" for found in operator_of(name)]
     facts = [
-        ("name in configs", f"`{name}`"),
-        (
-            "operator",
-            " scanned as ".join(f"{{py:obj}}`mru.operators.{found}`" for found in operator_of(name)) or "none",
-        ),
+        ("operator", ", scanned as ".join(named) or "none"),
         ("a state left alone", memory_of(name)),
         ("state", f"{state.dtype}, {len(state)} channels at N = 4" if hasattr(state, "dtype") else "a pytree"),
     ]
     loop = (
-        f"```{{figure}} {name}-loop.svg\n:width: 100%\n\nStates of four units, with parameters as drawn from seed 0, "
-        "against an input that rises and falls. A loop that does not close however slow the input is memory; a fading "
-        "state encloses its lag alone.\n```"
+        f"```{{figure}} {name}-loop.svg\n:width: 100%\n\nUnits of this cell, with parameters as drawn from seed 0, "
+        "against an input that rises and falls. What a latch holds opens a loop however slow the input is; a fading "
+        "state lags, less the slower the input; a counter goes on counting and does not come back.\n```"
     )
     return page(
         f"# {kind.__name__}",
-        table(["", ""], facts),
-        autodoc("autoclass", f"mru.cells.{kind.__name__}", ":members: operator, update, readout"),
+        table(["name in configs", f"`{name}`"], facts),
         loop,
+        autodoc("autoclass", f"mru.cells.{kind.__name__}", ":members: operator, update, readout"),
     )
 
 
@@ -219,8 +216,8 @@ def tasks_page():
     """All tasks, each with what it fixes, its options, and the configs that train on it."""
     parts = [
         "# Tasks",
-        "A task is data by index, loss and metrics. How to write one is in [](../howto/own_task.md). Options are set in a "
-        "config, `task: {name: NAME, OPTION: VALUE}`, or on the command line, `--task.OPTION VALUE`.",
+        "A task is data by index, loss and metrics. How to write one is in [](../howto/own_task.md). Options are set "
+        "in a config, `task: {name: NAME, OPTION: VALUE}`, or on the command line, `--task.OPTION VALUE`.",
     ]
     for name in task_names():
         parts += [f"({name}-task)=\n## {name}", task_text(name)]
@@ -232,15 +229,14 @@ def task_text(name):
     kind = tasks.get(name)
     task, module = kind(), importlib.import_module(kind.__module__)
     docs = [base.__doc__ for base in kind.__mro__]
-    sizes = ", ".join(
-        f"{size:,} {split}" if size < mru.training.ENDLESS else f"endless {split}" for split, size in task.sizes.items()
-    )
+    sizes = [(f"{size:,}" if size < mru.training.ENDLESS else "endless", split) for split, size in task.sizes.items()]
     facts = [
-        ("inputs", f"{task.vocabulary} tokens" if task.vocabulary else f"{task.features} channels of floats"),
+        ("inputs", f"{task.vocabulary} tokens" if task.vocabulary else f"floats (B, T, {task.features})"),
         ("steps T", f"{task.length:,}"),
         ("outputs", f"{task.outputs}, pooling `{task.pooling}`"),
-        ("metric", f"{task.metric}, {task.goal}; chance {task.chance:g}"),
-        ("examples", sizes),
+        ("metric", f"{task.metric}, the better the {'larger' if task.goal == 'max' else 'smaller'}"),
+        ("chance", f"{task.chance:g}"),
+        ("examples", ", ".join(map(" ".join, sizes))),
         ("measured again at", ", ".join(f"{length:,}" for length in task.retention) or "no other length"),
     ]
     options = [
@@ -250,7 +246,7 @@ def task_text(name):
     return page(
         *(text for text in paragraphs(module)),
         *(text for text in paragraphs(kind) if not text.startswith("Attributes:")),
-        table(["", ""], facts),
+        table(["name in configs", f"`{name}`"], facts),
         table(["option", "default", ""], options),
         "Configs: " + ", ".join(trained) + "." if trained else "",
     ).strip()
@@ -283,12 +279,12 @@ def configs_page():
     """All configs with what their heads say."""
     parts = [
         "# Configs",
-        "The head of each config says its command, the score to expect, the time and the hardware. How configs work is in "
-        "[](../start.md).",
+        "The head of each config says its command, the score to expect, the time and the hardware. How configs work "
+        "is in [](../start.md).",
     ]
     for path in config_paths():
         head, body = head_and_body(path)
-        parts += [f"({anchor(path)})=\n## {path}", head, f"```yaml\n{body}\n```"]
+        parts += [f"({anchor(path)})=\n## {path.removeprefix('configs/')}", head, f"```yaml\n{body}\n```"]
         parts += [f"Task: [{task_of(path)}](#{task_of(path)}-task)."]
     return page(*parts)
 
@@ -313,8 +309,8 @@ def notebooks_page():
     names = [path.stem for path in notebooks()]
     return page(
         "# Notebooks",
-        "Plain Python in jupytext's percent format, in the folder `notebooks`; Jupyter opens them, and the outputs below "
-        "are what they gave when this site was built."
+        "Plain Python in jupytext's percent format, in the folder `notebooks`; Jupyter opens them, and the outputs "
+        "below are what they gave when this site was built."
         if names
         else "There are no notebooks yet.",
         "```{toctree}\n" + "\n".join(names) + "\n```" if names else "",
@@ -326,9 +322,12 @@ def notebooks_page():
 
 def api_index():
     """The modules of the API."""
-    others = [module for module in MODULES[::-1] if module != "mru.operators"]
-    rows = [(f"[`{module}`]({module}.md)", paragraphs(importlib.import_module(module))[0]) for module in others]
-    rows.insert(2, ("[`mru.operators`](../operators.md)", paragraphs(mru.operators)[0]))
+    others = [module for module in MODULES if module != "mru.operators"]
+    places = {"mru.operators": "../operators.md"}
+    rows = [
+        (f"[`{module}`]({places.get(module, f'{module}.md')})", paragraphs(importlib.import_module(module))[0])
+        for module in MODULES
+    ]
     return page(
         "# API",
         "Every public name. Shapes: `...` is any number of leading batch axes, T time, D features, N state channels.",
@@ -338,31 +337,22 @@ def api_index():
 
 
 def api_page(name):
-    """The public names of a module: a table of all, and those that are described nowhere else."""
+    """The public names of a module: a table of all, constants, and what is described on no other page."""
     module = importlib.import_module(name)
     public = {key: getattr(module, key) for key in module.__all__ if not key.startswith("__")}
-    modules = {key: value for key, value in public.items() if isinstance(value, types.ModuleType)}
-    described = {key: value for key, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
-    targets = [
-        links()[f"{name}.{key}"] if f"{name}.{key}" in links() else _target(value) for key, value in described.items()
-    ]
-    registered = {mru.cells.get(key) for key in cell_names()}
+    things = {key: value for key, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
+    constants = {key: value for key, value in public.items() if isinstance(value, int | str | tuple)}
+    modules = [key for key, value in public.items() if isinstance(value, types.ModuleType)]
     parts = [f"# {name}", paragraphs(module)[0]]
-    if targets:
-        parts.append("\n".join(["```{eval-rst}", ".. autosummary::", "", *(f"   ~{t}" for t in targets), "```"]))
-    constants = {key: value for key, value in public.items() if key not in modules and key not in described}
-    parts += [
-        f"`{name}.{key}` = `{value!r}`" for key, value in constants.items() if isinstance(value, int | str | tuple)
-    ]
-    for key, value in described.items():
+    if things:
+        names = [f"   ~{links()[f'{name}.{key}']}" for key in things]
+        parts.append("\n".join(["```{eval-rst}", ".. autosummary::", "", *names, "```"]))
+    parts += [f"`{name}.{key}` = `{value!r}`" for key, value in constants.items()]
+    registered = [mru.cells.get(key) for key in cell_names()]
+    for key, value in things.items():
         if (name, key) in _described() and value not in registered:
-            kind = "autoclass" if inspect.isclass(value) else "autofunction"
-            parts.append(autodoc(kind, f"{name}.{key}"))
+            parts.append(autodoc("autoclass" if inspect.isclass(value) else "autofunction", f"{name}.{key}"))
     for key in modules:
         if f"{name}.{key}" not in MODULES:
             parts += [f"## {name}.{key}", autodoc("automodule", f"{name}.{key}")]
     return page(*parts)
-
-
-def _target(value):
-    return next(target for target in links().values() if _object(target) is value)

@@ -21,7 +21,8 @@ class Latch(KernelOperator):
     Example:
         >>> import jax.numpy as jnp, mru
         >>> write = jnp.array([[True], [False], [False], [True]])
-        >>> print(mru.scan(mru.Latch(write, value=jnp.array([[0.1], [7.0], [8.0], [0.2]])))[:, 0])
+        >>> value = jnp.array([[0.1], [7.0], [8.0], [0.2]])
+        >>> print(mru.scan(mru.Latch(write, value))[:, 0])
         [0.1 0.1 0.1 0.2]
     """
 

@@ -27,7 +27,8 @@ class Relay(KernelOperator):
     Example:
         >>> import jax.numpy as jnp, mru
         >>> candidate = jnp.array([[3.0], [-0.5], [-2.0], [0.9]])
-        >>> print(mru.scan(mru.Relay(candidate, threshold=jnp.ones((4, 1))))[:, 0])  # write, hold, write, hold
+        >>> h = mru.scan(mru.Relay(candidate, threshold=jnp.ones((4, 1))))
+        >>> print(h[:, 0])  # write, hold, write, hold
         [ 1.  1. -1. -1.]
     """
 
