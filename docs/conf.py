@@ -30,7 +30,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # the site shows formulas without a network too
 ]
-exclude_patterns = ["_build", "*.py"]
+exclude_patterns = ["_build", "*.py", "operator_figure.md"]  # the last is a part of other pages
 
 html_theme = "sphinx_book_theme"
 html_title = "mru-jax"
@@ -48,7 +48,12 @@ nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_custom_formats = {".py": "pages.read_notebook"}
 
-autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "__new__"}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "special-members": "__call__",
+    "exclude-members": "__new__",
+}
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"  # of a class of Flax only the constructor has one
 autodoc_typehints = "none"  # docstrings say shapes, which types do not
@@ -58,13 +63,16 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 napoleon_use_rtype = False
 maximum_signature_line_length = 88
+highlight_language = "text"  # where nothing is said: tables of words too
 default_role = "code"  # docstrings have single backticks, as Markdown has
 
 # The build reads nothing from a network, so the objects of other packages are known by name only.
 nitpick_ignore_regex = [("py:.*", r"(jax|jaxlib|flax|optax|numpy|matplotlib|typing|collections|pathlib)\..*")]
 
-# `linkcheck` is about links within the site.
-linkcheck_ignore = [r"https?://.*"]
+
+def convert(app, what, name, obj, options, lines):
+    """Sphinx's event `autodoc-process-docstring`: changes `lines` in place."""
+    lines[:] = docstrings.converted(lines, pages.links())
 
 
 def skip(app, what, name, obj, skipped, options):
@@ -75,6 +83,6 @@ def skip(app, what, name, obj, skipped, options):
 def setup(app):
     """Write what is generated from the code before any page is read."""
     app.connect("builder-inited", lambda app: pages.write(DOCS))
-    app.connect("builder-inited", lambda app: figures.write(DOCS / "generated"))
+    app.connect("builder-inited", lambda app: figures.write(DOCS / "generated", pages.examples()))
     app.connect("autodoc-skip-member", skip)
-    app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", convert, priority=400)  # before napoleon

@@ -2,24 +2,17 @@
 
 import re
 
-import pages
-
 SECTIONS = {"Args", "Arguments", "Attributes", "Class variables", "Example", "Examples", "Raises", "Returns", "Yields"}
 
 
-def as_restructured_text(app, what, name, obj, options, lines):
-    """Sphinx's event `autodoc-process-docstring`: changes `lines` in place."""
-    lines[:] = converted(lines, pages.links())
-
-
-def converted(lines, links=None):
+def converted(lines, links):
     """The lines of a docstring in reStructuredText; names of `links` in single backticks become links."""
     found = []
     for number, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
             found.append(line)
             continue
-        found.append(line if _in_block(lines, number) else _escaped(_linked(line, links or {})))
+        found.append(line if _in_block(lines, number) else _escaped(_linked(line, links)))
         if _opens_block(lines, number):
             found[-1] += ":"
             found.append("")

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pages
 
 import mru
 from mru.plots import states, style
@@ -11,11 +10,10 @@ COLOURS = (style.BLUE, style.VERMILLION, style.GREEN)
 LOOKS = ("-", "--", ":")
 
 
-def write(folder):
-    """Draw everything into a folder."""
+def write(folder, cells):
+    """Draw the operators, and the hysteresis loops of some cells by their names, into a folder."""
     style.save(operator_maps(), folder, "operators")
-    for name in pages.cell_names():
-        cell = pages.example(name)
+    for name, cell in cells.items():
         loop = mru.dynamics.hysteresis_loop(cell, amplitude=6.0, cycles=10)  # the first cycles are no closed loops
         picture = states.hysteresis(*map(np.asarray, loop), drive_name="input u", title=type(cell).__name__)
         style.save(picture, folder / "cells", f"{name}-loop")

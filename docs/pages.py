@@ -9,7 +9,6 @@ import re
 import types
 
 import jax.numpy as jnp
-import jupytext
 
 import mru
 import tasks
@@ -140,6 +139,11 @@ def operators_page():
 def example(name):
     """One small cell of a name."""
     return mru.cells.get(name)(features=4, state_size=4, rngs=0)
+
+
+def examples():
+    """One small cell of each name."""
+    return {name: example(name) for name in cell_names()}
 
 
 def operator_of(name):
@@ -297,6 +301,8 @@ def notebooks():
 
 def read_notebook(text):
     """A notebook as it is built here: in the root of the checkout, as when the tests run it."""
+    import jupytext  # which no other page needs
+
     notebook = jupytext.reads(text, fmt="py:percent")
     place = {"cell_type": "code", "metadata": {"tags": ["remove-cell"]}, "outputs": [], "execution_count": None}
     place["source"] = f"import os\nos.chdir({str(ROOT)!r})"

@@ -42,7 +42,7 @@ class SequenceModel(nnx.Module):
     """Encoder, blocks of cells, pooling, head.
 
     >>> import jax.numpy as jnp, mru
-    >>> model = mru.SequenceModel(4, 3, cells=["lru", "pmru"], width=8, state_size=8, rngs=0)
+    >>> model = mru.SequenceModel(4, 3, cells="lru,pmru", width=8, state_size=8, rngs=0)
     >>> logits, state = model(jnp.ones((2, 5, 4)))  # 2 sequences of 5 steps
     >>> logits, state = model.step(jnp.ones((2, 4)), state)  # one step more
     >>> logits.shape, state.position.tolist()
