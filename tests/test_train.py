@@ -598,7 +598,7 @@ def test_a_run_starts_from_the_parameters_of_another(finished, tmp_path):
     for name in best:
         np.testing.assert_allclose(found[name], best[name], rtol=1e-6, atol=1e-9)
     log = read(tmp_path / "w/metrics.jsonl")
-    assert [line["step"] for line in log] == [5, 5]  # a new run: its own steps
+    assert [(line["split"], line["step"]) for line in log] == [("train", 5), ("validation", 5), ("inside", 5)]
     assert yaml.safe_load((tmp_path / "w/config.yaml").read_text())["init_from"] == str(workdir)
 
 

@@ -11,7 +11,7 @@ from mru.dynamics.diagnosis import Diagnosis, diagnose, diagnose_layers
 from mru.dynamics.equilibria import Equilibria, equilibria
 from mru.dynamics.hysteresis import HysteresisLoop, enclosed_area, hysteresis_loop
 from mru.dynamics.inner_clock import InnerClock
-from mru.dynamics.layers import layer, layers
+from mru.dynamics.layers import captured, layer, layers
 from mru.dynamics.lyapunov import lyapunov_exponent
 from mru.dynamics.retention import retention
 from mru.dynamics.sensitivity import sensitivity
@@ -25,6 +25,7 @@ __all__ = [
     "InnerClock",
     "Writes",
     "attractors",
+    "captured",
     "diagnose",
     "diagnose_layers",
     "enclosed_area",

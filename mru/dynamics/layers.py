@@ -48,8 +48,29 @@ def layer(
     found = layers(model)
     if name not in found:
         raise ValueError(f"the model has no layer {name!r}; it has {', '.join(found)}")
-    x = _captured(model, inputs, lengths, reset, name=input_name(name))
+    x = captured(model, input_name(name), inputs, lengths=lengths, reset=reset)
     return found[name], jnp.flip(x, -2) if name.endswith("/backward") else x
+
+
+def captured(
+    model: SequenceModel, name: str, inputs: Array, *, lengths: Array | None = None, reset: Array | None = None
+) -> Array:
+    """One of the quantities inside of a model when it reads a batch, such as "1/0/BMRU/write".
+
+    Args:
+        model: Model.
+        name: Its name in the `capture` of `SequenceModel.__call__`.
+        inputs: What the model is called with, features (..., T, inputs) or tokens (..., T).
+        lengths: See there.
+        reset: See there.
+
+    Returns:
+        (..., T, and its own axes).
+
+    Raises:
+        ValueError: There is none of this name; the message has those that there are.
+    """
+    return _captured(model, inputs, lengths, reset, name=name)
 
 
 def input_name(name: str) -> str:
@@ -61,4 +82,6 @@ def input_name(name: str) -> str:
 def _captured(model: nnx.Module, inputs: Array, lengths: Array | None, reset: Array | None, *, name: str) -> Array:
     found: dict[str, Array] = {}
     model(inputs, lengths=lengths, reset=reset, capture=found)
+    if name not in found:
+        raise ValueError(f"the model captures no {name!r}; it captures {', '.join(found)}")
     return found[name]

@@ -115,17 +115,6 @@ def inside(run: Run) -> dict[str, np.ndarray]:
     return {name: np.asarray(x) for name, x in captured(state, run.given).items()}
 
 
-def quantity(found: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """One of the arrays that `inside` gives.
-
-    Raises:
-        UserError: There is none of this name; the message has those that there are.
-    """
-    if name not in found:
-        raise UserError(f"no quantity {short(name)} in this model, allowed: {', '.join(found)}")
-    return found[name]
-
-
 def real_steps(run: Run, x: np.ndarray, example: int) -> np.ndarray:
     """One example of an array (examples, T, ...), without its padding."""
     lengths = run.given.lengths

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mru import dynamics
 from mru.plots import curves, style
 from mru.registry import Registry
 from mru.training import look, records
@@ -22,6 +23,8 @@ OPTION = "--plot"
 
 def plot(folders: Sequence[pathlib.Path], tasks: Registry[Task], out: pathlib.Path | None) -> int:
     """Draw one run, or several in the same pictures, and print which files were written; the exit code.
+
+    Of one run it also prints what became of each latch: whether it holds, is blocked or is dead.
 
     Args:
         folders: Folders of runs, or their summary.json files.
@@ -43,7 +46,10 @@ def plot(folders: Sequence[pathlib.Path], tasks: Registry[Task], out: pathlib.Pa
     with look.told(OPTION, folders[0]):
         task = config_of(held[0].content, tasks, folders[0]).task
     if len(held) == 1 and folders[0].is_dir():
-        _save(out or folders[0] / "plots", every_picture(look.open_run(folders[0], tasks, OPTION), held[0]))
+        run = look.open_run(folders[0], tasks, OPTION)
+        _save(out or folders[0] / "plots", every_picture(run, held[0]))
+        for layer, found in dynamics.diagnose_layers(run.model, run.given.inputs, lengths=run.given.lengths).items():
+            print(f"{layer}: {found.sentence}")
     else:
         assert out is not None
         _save(out, of_records(held, task))

@@ -4,7 +4,7 @@ from flax import nnx
 from known_cells import normal
 
 import mru
-from mru.dynamics import layer, layers
+from mru.dynamics import captured, layer, layers
 
 MODEL = mru.SequenceModel(3, 2, cells="lru+bmru,pmru", width=4, state_size=3, dropout=0.5, rngs=nnx.Rngs(0))
 
@@ -51,3 +51,11 @@ def test_both_directions_are_layers():
         inner = {}
         cell(given, capture=inner)
         np.testing.assert_allclose(inner["state"], capture[f"{name}/state"][:, ::step], rtol=1e-5, atol=1e-6)
+
+
+def test_a_quantity_by_its_name():
+    x, capture = normal(2, 5, 3), {}
+    MODEL(x, capture=capture)
+    np.testing.assert_allclose(captured(MODEL, "0/1/BMRU/state", x), capture["0/1/BMRU/state"], rtol=1e-6)
+    with pytest.raises(ValueError, match="the model captures no '0/0/LRU/write'; it captures 0/0/LRU/input, 0/0/"):
+        captured(MODEL, "0/0/LRU/write", x)

@@ -74,7 +74,8 @@ def test_it_goes_on(earlier):
     assert code == 0, said
     assert "resumed at step 10" in said
     assert "warning" not in said
-    for line, before in zip(logged(workdir), log, strict=True):
+    known = [line for line in logged(workdir) if line["split"] != "inside"]  # which those versions did not write
+    for line, before in zip(known, log, strict=True):
         assert line.pop("split") == before.pop("split")
         assert line == pytest.approx(before, rel=1e-4)
     assert (workdir / "summary.json").is_file()

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
@@ -51,7 +52,13 @@ def test_a_run(copied, cache):
     code, said, printed = plot(workdir)
     assert (code, said) == (0, "")
     assert_drawn(workdir / "plots", EVERYTHING)
-    assert sorted(printed) == sorted(str(path) for path in (workdir / "plots").iterdir())
+    drawn, latches = printed[:-2], printed[-2:]
+    assert sorted(drawn) == sorted(str(path) for path in (workdir / "plots").iterdir())
+    kinds = (
+        r"0/{}: \w+: of 4 channels \d hold for at least 25 % of a sequence, \d are overwritten before, \d never write"
+    )
+    for line, name in zip(latches, ("0/BMRU", "2/PMRU"), strict=True):
+        assert re.fullmatch(kinds.format(name), line), line
     for path, data in before.items():
         assert path.read_bytes() == data
 
