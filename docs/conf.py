@@ -6,16 +6,13 @@ import sys
 
 DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(DOCS), str(ROOT)]
+sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The kernels of notebooks find `tasks` too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-import docstrings
-import figures
-import pages
-
 import mru
+from docs import api, docstrings, figures, pages
 
 project = "mru-jax"
 author = "the mru-jax authors"
@@ -46,7 +43,7 @@ myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("MRU_DOCS_NOTEBOOKS", "cache")
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
-nb_custom_formats = {".py": "pages.read_notebook"}
+nb_custom_formats = {".py": "docs.pages.read_notebook"}
 
 autodoc_default_options = {
     "members": True,
@@ -72,7 +69,7 @@ nitpick_ignore_regex = [("py:.*", r"(jax|jaxlib|flax|optax|numpy|matplotlib|typi
 
 def convert(app, what, name, obj, options, lines):
     """Sphinx's event `autodoc-process-docstring`: changes `lines` in place."""
-    lines[:] = docstrings.converted(lines, pages.links())
+    lines[:] = docstrings.converted(lines, api.links())
 
 
 def skip(app, what, name, obj, skipped, options):

@@ -6,16 +6,16 @@ import importlib
 import inspect
 import pathlib
 import re
-import types
 
 import jax.numpy as jnp
 
 import mru
 import tasks
+from docs import api
+from docs.pieces import autodoc, page, paragraphs, table
 from mru.training.help import described
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("mru", "mru.cells", "mru.operators", "mru.training", "mru.dynamics", "mru.plots")
 
 
 def write(docs):
@@ -24,13 +24,13 @@ def write(docs):
     made = {
         "operators.md": operators_page(),
         "cells/index.md": cells_page(),
-        **{f"cells/{name}.md": cell_page(name) for name in cell_names()},
+        **{f"cells/{name}.md": cell_page(name) for name in api.cell_names()},
         "tasks.md": tasks_page(),
         "configs.md": configs_page(),
         "notebooks/index.md": notebooks_page(),
         **{f"notebooks/{path.name}": path.read_text() for path in notebooks()},
-        "api/index.md": api_index(),
-        **{f"api/{module}.md": api_page(module) for module in MODULES if module != "mru.operators"},
+        "api/index.md": api.index_page(),
+        **{f"api/{module}.md": api.module_page(module) for module in api.MODULES if module != "mru.operators"},
     }
     for old in folder.rglob("*.*"):
         if old.suffix in (".md", ".py") and str(old.relative_to(folder)) not in made:
@@ -45,11 +45,6 @@ def write(docs):
 # Names and what is said of them
 
 
-def cell_names():
-    """The registered cells of this repository; those of other packages have documentation of their own."""
-    return [name for name in mru.cells.names() if mru.cells.get(name).__module__.startswith("mru.")]
-
-
 def task_names():
     """The registered tasks of this repository."""
     return [name for name in tasks.names() if tasks.get(name).__module__.startswith("tasks.")]
@@ -60,60 +55,6 @@ def operators():
     found = {name: getattr(mru.operators, name) for name in mru.operators.__all__}
     bases = (mru.operators.Operator, mru.operators.KernelOperator)
     return {name: kind for name, kind in found.items() if inspect.isclass(kind) and kind not in bases}
-
-
-@functools.cache
-def links():
-    """Where each public name is described, by how docstrings call it: in full, or a class by its name alone."""
-    found = {}
-    for module, name in _described():
-        target = f"{module}.{name}"
-        found[target] = target
-        if inspect.isclass(getattr(importlib.import_module(module), name)):
-            found.setdefault(name, target)
-    for name in mru.__all__:
-        value = getattr(mru, name)
-        found |= {f"mru.{name}": target for target in found.values() if _object(target) is value}
-    return found
-
-
-def _object(target):
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-@functools.cache
-def _described():
-    """(module, name) of each public class and function, once each: what `mru` has from another module stands there."""
-    found, seen = [], set()
-    for module in sorted(MODULES, key="mru".__eq__):
-        for name in importlib.import_module(module).__all__:
-            value = getattr(importlib.import_module(module), name)
-            if (inspect.isclass(value) or inspect.isfunction(value)) and value not in seen:
-                seen.add(value)
-                found.append((module, name))
-    return found
-
-
-def paragraphs(thing):
-    """The paragraphs of a docstring."""
-    return inspect.cleandoc(thing.__doc__ or "").split("\n\n")
-
-
-def table(head, rows):
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def page(*parts):
-    """Parts of a page with a blank line between."""
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def autodoc(directive, name, *options):
-    """A directive of autodoc, in Markdown."""
-    return "\n".join(["```{eval-rst}", f".. {directive}:: {name}", *(f"   {option}" for option in options), "```"])
 
 
 # Operators and cells
@@ -143,7 +84,7 @@ def example(name):
 
 def examples():
     """One small cell of each name."""
-    return {name: example(name) for name in cell_names()}
+    return {name: example(name) for name in api.cell_names()}
 
 
 def operator_of(name):
@@ -177,7 +118,7 @@ def cells_page():
             memory_of(name),
             source_of(name),
         )
-        for name in cell_names()
+        for name in api.cell_names()
     ]
     return page(
         "# Cells",
@@ -186,7 +127,7 @@ def cells_page():
         "{py:obj}`mru.cells.Cell`. The table is made from the registry: a cell in a file of its own stands in it.",
         table(["name in configs", "class", "operator", "a state left alone", "source"], rows),
         "Two operators are named where the first computes its gates where they are used, and is scanned as the second.",
-        "```{toctree}\n:hidden:\n\n" + "\n".join(cell_names()) + "\n```",
+        "```{toctree}\n:hidden:\n\n" + "\n".join(api.cell_names()) + "\n```",
     )
 
 
@@ -321,44 +262,3 @@ def notebooks_page():
         else "There are no notebooks yet.",
         "```{toctree}\n" + "\n".join(names) + "\n```" if names else "",
     )
-
-
-# API
-
-
-def api_index():
-    """The modules of the API."""
-    others = [module for module in MODULES if module != "mru.operators"]
-    places = {"mru.operators": "../operators.md"}
-    rows = [
-        (f"[`{module}`]({places.get(module, f'{module}.md')})", paragraphs(importlib.import_module(module))[0])
-        for module in MODULES
-    ]
-    return page(
-        "# API",
-        "Every public name. Shapes: `...` is any number of leading batch axes, T time, D features, N state channels.",
-        table(["module", ""], rows),
-        "```{toctree}\n:hidden:\n\n" + "\n".join(others) + "\n```",
-    )
-
-
-def api_page(name):
-    """The public names of a module: a table of all, constants, and what is described on no other page."""
-    module = importlib.import_module(name)
-    public = {key: getattr(module, key) for key in module.__all__ if not key.startswith("__")}
-    things = {key: value for key, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
-    constants = {key: value for key, value in public.items() if isinstance(value, int | str | tuple)}
-    modules = [key for key, value in public.items() if isinstance(value, types.ModuleType)]
-    parts = [f"# {name}", paragraphs(module)[0]]
-    if things:
-        names = [f"   ~{links()[f'{name}.{key}']}" for key in things]
-        parts.append("\n".join(["```{eval-rst}", ".. autosummary::", "", *names, "```"]))
-    parts += [f"`{name}.{key}` = `{value!r}`" for key, value in constants.items()]
-    registered = [mru.cells.get(key) for key in cell_names()]
-    for key, value in things.items():
-        if (name, key) in _described() and value not in registered:
-            parts.append(autodoc("autoclass" if inspect.isclass(value) else "autofunction", f"{name}.{key}"))
-    for key in modules:
-        if f"{name}.{key}" not in MODULES:
-            parts += [f"## {name}.{key}", autodoc("automodule", f"{name}.{key}")]
-    return page(*parts)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("matplotlib", reason='the site draws pictures: pip install -e ".[docs]"')
 
 import mru
-from docs import docstrings, pages
+from docs import api, docstrings, pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPHINX = ("sphinx", "sphinx_book_theme", "sphinx_design", "myst_nb", "jupytext", "ipykernel")
@@ -81,7 +81,7 @@ def test_every_public_name_is_described_once(written):
         named = {name: getattr(module, name) for name in module.__all__}
         for name, value in named.items():
             if isinstance(value, type | types.FunctionType):
-                assert pages.links()[f"{module.__name__}.{name}"] in entries
+                assert api.links()[f"{module.__name__}.{name}"] in entries
 
 
 def test_a_new_cell_needs_no_list(tmp_path, monkeypatch):
