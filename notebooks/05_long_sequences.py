@@ -164,7 +164,7 @@ style.legend_below(figure, axes[0])
 figure
 
 # %% [markdown]
-# Both are linear in $T$, in time and in memory. Where this was written, on two CPU cores, the loop is two to three
+# Both are linear in $T$, in time and in memory. Where this was written, on two CPU cores, the loop is two to four
 # times as fast: it does half of the work, and there is hardly any parallel hardware for the other one to use. Its
 # memory is that of the states, which the backward pass needs. On a GPU a plain loop is slow, as each step waits for the
 # one before it; there the associative form is better, and the kernel better than both (README has the figures).
