@@ -171,6 +171,21 @@ class Cell(nnx.Module):
 
         Raises:
             ValueError: A shape or dtype does not fit.
+
+        Example:
+            A cell that adds up what it is given goes on where the whole sequence ended:
+
+            >>> import jax.numpy as jnp, mru
+            >>> class Sum(mru.cells.ScanCell):
+            ...     def operator(self, x):
+            ...         return mru.Affine(jnp.ones(1), x)
+            ...     def readout(self, h, x):
+            ...         return h
+            >>> cell = Sum(features=1, state_size=1)
+            >>> y, state = cell(jnp.array([[1.0], [2.0], [3.0]]))
+            >>> y, state = cell.step(jnp.array([4.0]), state)
+            >>> print(y)  # 1 + 2 + 3 + 4
+            [10.]
         """
         raise NotImplementedError
 

@@ -66,6 +66,16 @@ def scan(
         ValueError: A shape, dtype or method does not fit, T is not divisible by the devices of `seq`, or "pallas" is
             asked for what it can not run; the message gives the expected and the given one.
         TypeError: Forward-mode derivatives of another method than "autodiff".
+
+    Example:
+        h_t = 2 h_{t-1} + b_t, and a second sequence that starts at the third step:
+
+        >>> import jax.numpy as jnp, mru
+        >>> double = mru.Affine(a=jnp.full((4, 1), 2.0), b=jnp.array([[1.0], [0.0], [5.0], [0.0]]))
+        >>> print(mru.scan(double)[:, 0])
+        [ 1.  2.  9. 18.]
+        >>> print(mru.scan(double, reset=jnp.array([False, False, True, False]))[:, 0])
+        [ 1.  2.  5. 10.]
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")

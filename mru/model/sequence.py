@@ -39,7 +39,15 @@ class ModelState(NamedTuple):
 
 
 class SequenceModel(nnx.Module):
-    """Encoder, blocks of cells, pooling, head."""
+    """Encoder, blocks of cells, pooling, head.
+
+    >>> import jax.numpy as jnp, mru
+    >>> model = mru.SequenceModel(4, 3, cells="lru,pmru", width=8, state_size=8, rngs=0)
+    >>> logits, state = model(jnp.ones((2, 5, 4)))  # 2 sequences of 5 steps
+    >>> logits, state = model.step(jnp.ones((2, 4)), state)  # one step more
+    >>> logits.shape, state.position.tolist()
+    ((2, 3), [6, 6])
+    """
 
     def __init__(
         self,
@@ -158,13 +166,8 @@ class SequenceModel(nnx.Module):
         if state is not None and lengths is not None:
             raise ValueError("state and lengths exclude each other: a padded batch is whole sequences")
         state = self._state(state, batch_shape)
-        segments = Segments.of(
-            state.position,
-            jnp.shape(x)[len(batch_shape)],
-            reset=reset,
-            lengths=lengths,
-            bidirectional=self.bidirectional,
-        )
+        time = jnp.shape(x)[len(batch_shape)]
+        segments = Segments.of(state.position, time, reset=reset, lengths=lengths, bidirectional=self.bidirectional)
         rngs = None if rngs is None else as_rngs(rngs)
         x = self._encode(self._known(segments.blank_padding(jnp.asarray(x))), segments.position)
         cells = []

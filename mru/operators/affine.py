@@ -17,6 +17,12 @@ class Affine(KernelOperator):
     Attributes:
         a: Coefficient, (..., T, N), or (N,) where it is constant in time: it is then never materialised as (T, N).
         b: Offset, (..., T, N).
+
+    Example:
+        >>> import jax.numpy as jnp, mru
+        >>> half = mru.Affine(a=jnp.full((3, 1), 0.5), b=jnp.array([[1.0], [0.0], [0.0]]))
+        >>> print(mru.scan(half)[:, 0])  # 1, and then half of it each step
+        [1.   0.5  0.25]
     """
 
     identity: ClassVar[tuple[float, ...]] = (1, 0)

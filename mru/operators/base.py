@@ -185,7 +185,7 @@ class Operator:
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the states: that of the floating-point fields that are no scalars, float32 at least."""
+        """Dtype of the states, which is that of the floating-point fields that are no scalars, float32 at least."""
         found = [x for x, form in self.leaves_and_forms() if not form.scalar]
         return jnp.result_type(*(x for x in found if jnp.issubdtype(jnp.result_type(x), jnp.inexact)), jnp.float32)
 

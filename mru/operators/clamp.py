@@ -19,6 +19,14 @@ class Clamp(KernelOperator):
     Attributes:
         lo: Lower bound, (..., T, N).
         hi: Upper bound, (..., T, N), not below `lo`.
+
+    Example:
+        The state before is in the band, below it, above it and above it again:
+
+        >>> import jax.numpy as jnp, mru
+        >>> lo = jnp.array([[0.0], [2.0], [-1.0], [-3.0]])
+        >>> print(mru.scan(mru.Clamp(lo, hi=lo + 1))[:, 0])
+        [ 0.  2.  0. -2.]
     """
 
     identity: ClassVar[tuple[float, ...]] = (-math.inf, math.inf)

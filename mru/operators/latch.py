@@ -17,6 +17,13 @@ class Latch(KernelOperator):
         write: Boolean, or float in {0, 1} if it is to be differentiated (`surrogate.step`); the derivative is that of
             `write * value + (1 - write) * h`. (..., T, N).
         value: What is written, (..., T, N).
+
+    Example:
+        >>> import jax.numpy as jnp, mru
+        >>> write = jnp.array([[True], [False], [False], [True]])
+        >>> value = jnp.array([[0.1], [7.0], [8.0], [0.2]])
+        >>> print(mru.scan(mru.Latch(write, value))[:, 0])
+        [0.1 0.1 0.1 0.2]
     """
 
     identity: ClassVar[tuple[float, ...]] = (0, 0)

@@ -17,6 +17,16 @@ class Play(KernelOperator):
     Attributes:
         centre: c, (..., T, N).
         radius: Before the softplus, (..., T, N).
+
+    Example:
+        The radius is softplus(0.541325) = 1. The state stays while the centre is within 1 of it, and is pulled along
+        by the edge of the band when it goes further:
+
+        >>> import jax.numpy as jnp, mru
+        >>> centre = jnp.array([[0.5], [3.0], [2.5], [-1.0]])
+        >>> h = mru.scan(mru.Play(centre, radius=jnp.full((4, 1), 0.541325)))
+        >>> print(h[:, 0].round(3))
+        [0. 2. 2. 0.]
     """
 
     centre: Array = field(kinds="f")

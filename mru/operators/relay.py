@@ -23,6 +23,13 @@ class Relay(KernelOperator):
         threshold: beta, (..., T, N), of either sign.
         leak: eps in [0, 1], a scalar that may be traced, or None for a relay that never leaks. Not differentiated.
         width: Width of the surrogate derivatives (`mru.operators.surrogate`), a scalar. Not differentiated.
+
+    Example:
+        >>> import jax.numpy as jnp, mru
+        >>> candidate = jnp.array([[3.0], [-0.5], [-2.0], [0.9]])
+        >>> h = mru.scan(mru.Relay(candidate, threshold=jnp.ones((4, 1))))
+        >>> print(h[:, 0])  # write, hold, write, hold
+        [ 1.  1. -1. -1.]
     """
 
     candidate: Array = field(kinds="f")

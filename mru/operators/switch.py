@@ -12,6 +12,15 @@ class Switch(Affine):
 
     It computes as its base class does, exactly. That it is one says what its steps are: holds and writes, which have a
     rate and a duration, and no decay, which would have a time constant.
+
+    Example:
+        >>> import jax.numpy as jnp, mru
+        >>> from mru.operators import Switch
+        >>> op = Switch(a=jnp.array([[0.0], [1.0], [1.0]]), b=jnp.array([[2.0], [0.0], [3.0]]))
+        >>> print(mru.scan(op)[:, 0])  # write 2, hold it, add 3
+        [2. 2. 5.]
+        >>> print(op.holds(jnp.zeros((3, 1)))[:, 0])
+        [False  True False]
     """
 
     def holds(self, h: Array) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mru.plots import style
 
@@ -189,6 +190,7 @@ def _raster_axes(steps: int, inputs: np.ndarray | None, title: str) -> tuple[Fig
             above.plot(np.arange(steps)[::part] + 0.5, trace[::part], color=style.PALETTE[number], linewidth=0.8)
         above.set_ylabel("input")
     axis.set(xlabel="step t", ylabel="unit", xlim=(0, steps))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title)
     return figure, axis
 

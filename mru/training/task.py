@@ -76,7 +76,7 @@ class Task(Protocol):
     @property
     @abstractmethod
     def pooling(self) -> str:
-        """The readout over time: "last", "mean", or "none" for an output at every step."""
+        """The readout over time, one of "last", "mean", or "none" for an output at every step."""
 
     @property
     @abstractmethod

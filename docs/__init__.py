@@ -1,0 +1,1 @@
+"""What makes the site; the pages that are written by hand are beside it."""
