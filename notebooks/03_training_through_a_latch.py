@@ -67,9 +67,9 @@ np.testing.assert_allclose(by_hand[1], of_library[1], rtol=1e-5)
 # %%
 figure, (left, right) = style.panels(style.PAGE, 2.4, columns=2)
 left.plot(u, of_library[0], color=style.BLACK, label="forward: H(u)")
-left.plot(u, 0.5 + np.arctan(np.pi * u) / np.pi, "--", color=style.GREY, label="what backward takes it for, w = 1")
+left.plot(u, 0.5 + np.arctan(np.pi * u) / np.pi, "--", color=style.GREY, label="backward: s(u), w = 1")
 left.set(xlabel="u", ylabel="step")
-left.legend(loc="upper left")
+left.legend(loc="lower right")
 for number, w in enumerate((0.5, 1.0, 2.0)):
     right.plot(u, surrogate.slope(u, w), label=f"w = {w:g}", **style.line(number, len(u)))
 right.set(xlabel="u", ylabel="surrogate derivative")
@@ -171,7 +171,7 @@ for number, (epsilon, values) in enumerate(gradient.items()):
     axis.step(np.arange(1, T + 1), values, where="post", label=rf"$\epsilon$ = {epsilon:g}", **style.line(number, T))
 axis.set(xlabel="lag k (steps)", ylabel=r"gradient $\partial h_T / \partial h_{T-k}$", ylim=(-0.05, 1.08))
 axis.set_title("Each drop is a write")
-axis.legend()
+style.legend_below(figure, axis)
 figure
 
 # %% [markdown]
@@ -191,8 +191,14 @@ seen = {name: np.asarray(mru.dynamics.sensitivity(cell, noise)) for name, cell i
 
 # %%
 order = sorted(seen, key=lambda name: -seen[name][50])
-figure = states.sensitivity({name: np.where(seen[name] > 1e-8, seen[name], 0) for name in order})
-figure
+states.sensitivity({name: np.where(seen[name] > 1e-8, seen[name], 0) for name in order}, title="All lags")
+
+# %% [markdown]
+# Those that end are hard to see there. Their first 30 lags:
+
+# %%
+cut = [name for name in order if (seen[name] == 0).any()]
+states.sensitivity({name: seen[name][:30] for name in cut}, title="The first 30 lags of those that end")
 
 # %% [markdown]
 # There are three kinds.
@@ -310,8 +316,8 @@ figure
 
 # %% [markdown]
 # Without the leak the BMRU stays near chance in all three seeds. With it the loss falls while the leak is large, when
-# the model is still a counter, and what was learned survives as the leak goes. The PMRU learns without any schedule,
-# and here at least as well.
+# the model is still a counter, and most of what was learned survives as the leak goes: in one seed the loss jumps up
+# once more when it is gone. The PMRU learns without any schedule, later, and then at least as well.
 #
 # That is a result for this length and this many steps, not a law. In shorter sequences, or with more steps, a BMRU
 # often learns without the leak too, only later and less well: at $T = 200$ and 1,600 steps it does. And in sequences
@@ -342,16 +348,28 @@ assert verdicts["BMRU without"].count("blocked") >= 2
 # %% [markdown]
 # A "blocked" first layer is no failure: its units are the gates of the second, which hold. That *no* layer holds is.
 #
-# A raster shows the same at one look. Each row is a unit, each dark dot a write:
+# How does a model that learned do it? We look at when the units of its second layer write: how often in the first
+# five steps of a sequence, and how often later. In the raster, of the first 60 steps of one sequence, each row is a
+# unit and each dark dot a write.
 
 # %%
 model = runs["BMRU with leak"][0][0]
-cell, given = mru.dynamics.layer(model, "1/0/BMRU", test[:1])
-write = np.asarray(mru.dynamics.writes(cell, given))[0]
-states.write_raster(write, inputs=test[0], title="Layer 1 of a BMRU that learned")
+cell, given = mru.dynamics.layer(model, "1/0/BMRU", test)
+write = np.asarray(mru.dynamics.writes(cell, given))  # (sequences, time, units)
+early, late = write[:, :5].any(1).mean(0), write[:, 5:].any(1).mean(0)
+print("unit, sequences in which it writes in steps 1 to 5, and after them")
+for unit in np.argsort(late, kind="stable"):
+    print(f"{unit:4} {early[unit]:6.0%} {late[unit]:6.0%}")
+memory = (early > 0.1) & (late < 0.1)
+assert memory.any()
+
+# %%
+example = np.argmax(write[:, :5][..., memory].any(1).sum(-1))  # where the most of these write
+states.write_raster(write[example, :60], inputs=test[example, :60], title="Second layer of a BMRU that learned")
 
 # %% [markdown]
-# Some units write in the first steps and then never again: they hold the number. Others write all the time.
+# Some units write at the beginning of some sequences, depending on what the first number is, and hardly ever again:
+# they hold it, as a code of bits. Others write all the time.
 #
 # The other failure is a **dead** latch, the commonest of all: its threshold is so high that nothing reaches it. It
 # says the same whatever it reads. Let us make one of each kind, and look at what training could do about it.
