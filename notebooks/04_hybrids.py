@@ -201,6 +201,7 @@ for name, (trained, longer) in errors.items():
 # %%
 assert max(errors["S5, BMRU"]) < 0.1
 assert errors["S5, S5"][0] < 0.04
+assert errors["S5, S5"][0] < errors["S5, BMRU"][0]
 assert errors["S5, S5"][1] > 0.3
 assert min(errors["BMRU, BMRU"]) > max(errors["S5, BMRU"]) + 0.03
 assert abs(errors["BMRU, BMRU"][0] - errors["BMRU, BMRU"][1]) < 0.06
@@ -263,13 +264,13 @@ for unit in np.argsort(rate):
 print(mru.dynamics.diagnose(cell, given).sentence)
 
 # %% [markdown]
-# The three units that know it best are right in more than 85 % of the examples, and all of them are quiet: they write
+# The two units that know it best are right in more than 80 % of the examples, and both of them are quiet: they write
 # at less than a quarter of the steps. A low rate is not enough, as some other quiet units know nothing. But it is
 # needed: no unit that writes at more than 30 % of the steps knows the answer.
 
 # %%
-knowing = np.argsort(-knows)[:3]
-assert knows[knowing].min() > 0.85
+knowing = np.argsort(-knows)[:2]
+assert knows[knowing].min() > 0.8
 assert rate[knowing].max() < 0.25
 assert knows[rate > 0.3].max() < 0.65
 
@@ -305,13 +306,13 @@ for axis, curves in zip(axes, panels):
     if len(curves) > 1:
         axis.legend()
 axes[0].set_title(f"S5, channel {slow}: over examples")
-axes[1].set_title("BMRU, the three that know: mean")
+axes[1].set_title("BMRU, the two that know: mean")
 axes[2].set_title("their rate of writes")
 figure
 
 # %% [markdown]
 # It has found the clock too. The slowest channel of S5 fills up like a capacitor, in every example in much the same
-# way, from the first step on. As it does, the thresholds of the three units go up, until the candidates no longer reach
+# way, from the first step on. As it does, the thresholds of the two units go up, until the candidates no longer reach
 # them. The units listen most around the end of the cue, and 70 steps later they have stopped.
 
 # %%
