@@ -389,7 +389,8 @@ figure
 # %% [markdown]
 # Eight devices made of one CPU are not faster than one. On real ones each does an eighth of the work, and twice of it:
 # once to compose its part, once to scan it. `configs/copy_first/pmru_16m.yaml` trains on 16,777,216 steps in this way.
-#
+
+# %% [markdown]
 # ## Questions to try
 #
 # 1. Measure `Affine` with a constant `a` of shape (channels,) in place of the clamp. What does each method gain by it?
