@@ -194,7 +194,7 @@ order = sorted(seen, key=lambda name: -seen[name][50])
 states.sensitivity({name: np.where(seen[name] > 1e-8, seen[name], 0) for name in order}, title="All lags")
 
 # %% [markdown]
-# Those that end are hard to see there. Their first 30 lags:
+# (What is below $10^{-8}$ is drawn as 0.) Those that end are hard to see there. Their first 30 lags:
 
 # %%
 cut = [name for name in order if (seen[name] == 0).any()]
@@ -208,7 +208,7 @@ states.sensitivity({name: seen[name][:30] for name in cut}, title="The first 30 
 # - **Linear models**, LRU and S5: an exponential, slower the longer their time constants. minGRU, which starts with
 #   time constants of two steps, is gone first.
 # - **Latches and plays**, BMRU, FQ-BMRU *and* PMRU: exactly 0 beyond the last overwrite. In noise, untrained, they
-#   look back 20 steps at most.
+#   look back 25 steps at most.
 #
 # So the clamp of a PMRU blocks gradients as well. Let us be clear about this, as it is easily said that a play "has
 # gradients". It has no schedule for another reason: its derivative is true (section 1). When a clamp overwrites the
