@@ -43,6 +43,10 @@ def assert_close(workdir, reference):
     ours, theirs = read(workdir), read(reference)
     assert [(a["step"], a["split"]) for a in ours] == [(b["step"], b["split"]) for b in theirs]
     for a, b in zip(ours, theirs):
+        if a["split"] == "inside":  # a rounding may take a candidate over its threshold
+            numbers = [{k: v for k, v in line.items() if k != "time" and k != "split"} for line in (a, b)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.02, abs=0.02)
+            continue
         for name in ("loss", "mse"):
             np.testing.assert_allclose(a[name], b[name], err_msg=f"{name} at {a['step']}", **LOSS)
     assert steps(workdir) == steps(reference)

@@ -238,7 +238,7 @@ DAMAGED_LOGS = {
     "a number": lambda lines: [*lines, b"5"],
     "null": lambda lines: [b"null", *lines],
     "a key is missing": lambda lines: [*lines[:-1], lines[-1].replace(b'"split"', b'"spilt"')],
-    "a name is another": lambda lines: [*lines[:-1], lines[-1].replace(b'"loss"', b'"lots"')],
+    "a name is another": lambda lines: [*lines[:-1], lines[-1].replace(b'/dead"', b'/dear"')],
     "a step is a text": lambda lines: [lines[0].replace(b'"step": 5', b'"step": "5"'), *lines[1:]],
     "half of it is gone": lambda lines: lines[: len(lines) // 2],
     "a digit is another": lambda lines: [*lines[:4], lines[4].replace(b"1", b"2"), *lines[5:]],
