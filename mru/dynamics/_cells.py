@@ -53,14 +53,14 @@ def flat(state: State, lead: int) -> Array:
     return jnp.concatenate(leaves, -1) if len(leaves) > 1 else leaves[0]
 
 
-def states(cell: Cell, x: Array, state: State | None = None) -> Array:
+def states(cell: Cell, x: Array) -> Array:
     """The state after each step, (..., T, M).
 
     Raises:
         ValueError: The cell does not say what its states are.
     """
     found: dict[str, Array] = {}
-    cell(x, state, capture=found)
+    cell(x, capture=found)
     held = {name: value for name, value in found.items() if name.split("/")[0] == "state"}
     if not held:
         raise ValueError(f"{type(cell).__name__} captures no state; it captures {', '.join(found) or 'nothing'}")

@@ -42,13 +42,6 @@ def time_constants(cell: Cell, x: Array | None = None) -> Array:
 
 @compiled()
 def _time_constants(cell: ScanCell, x: Array) -> Array:
-    return of_decay(cell.operator(x).decay())
-
-
-def of_decay(a: Array, where: Array | None = None) -> Array:
-    """Time constants (N,) of |a|, (N,) or (..., T, N); only the steps are counted where `where`, (..., T), is true."""
-    log = jnp.log(a)
-    if a.ndim > 1:
-        mask = None if where is None else where[..., None]
-        log = jnp.mean(log, range(a.ndim - 1), where=mask)
-    return 1 / (0.0 - jnp.expm1(log))  # a difference, as -0 would make it -infinity
+    log = jnp.log(cell.operator(x).decay())
+    mean = log if log.ndim == 1 else jnp.mean(log, range(log.ndim - 1))
+    return 1 / (0.0 - jnp.expm1(mean))  # a difference, as -0 would make it -infinity

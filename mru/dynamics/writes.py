@@ -75,9 +75,7 @@ def statistics_of(write: Array, where: Array | None = None) -> Writes:
         write: Bool (..., T, N).
         where: Bool (..., T), the steps that count; all of them if None.
     """
-    found = counts(write, where)
-    rate = found.writes / found.steps
-    return Writes(rate, found.held / jnp.maximum(found.runs, 1), rate == 0)
+    return counts(write, where).statistics()
 
 
 class Counts(NamedTuple):
@@ -94,6 +92,10 @@ class Counts(NamedTuple):
     held: Array
     runs: Array
     steps: Array
+
+    def statistics(self) -> Writes:
+        """The rates and times."""
+        return Writes(self.writes / self.steps, self.held / self.runs.clip(1), self.writes == 0)
 
 
 def counts(write: Array, where: Array | None = None) -> Counts:

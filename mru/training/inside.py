@@ -11,6 +11,7 @@ from jax import Array
 
 from mru.cells import ScanCell
 from mru.dynamics.layers import input_name, layers
+from mru.dynamics.writes import Counts as WriteCounts
 from mru.dynamics.writes import counts
 from mru.model import SequenceModel
 
@@ -51,12 +52,14 @@ def summarised(batches: Sequence[Counts]) -> dict[str, float]:
     """
     values: dict[str, float] = {}
     for name in batches[0]:
-        total = {what: sum(np.asarray(batch[name][what], np.float64) for batch in batches) for what in batches[0][name]}
+        total: dict[str, Any] = {
+            what: sum(np.asarray(batch[name][what], np.float64) for batch in batches) for what in batches[0][name]
+        }
         if "writes" in total:
-            rate = total["writes"] / total["steps"]
-            values[f"{name}/write_rate"] = float(np.mean(rate))
-            values[f"{name}/dead"] = float(np.mean(total["writes"] == 0))
-            values[f"{name}/hold_time"] = float(np.mean(total["held"] / np.maximum(total["runs"], 1)))
+            found = WriteCounts(**total).statistics()
+            values[f"{name}/write_rate"] = float(np.mean(found.rate))
+            values[f"{name}/dead"] = float(np.mean(found.dead))
+            values[f"{name}/hold_time"] = float(np.mean(found.hold_time))
         else:
             rate = -np.expm1(total["log_decay"] / total["steps"])
             constants = 1 / np.maximum(rate, 1 / LONGEST)
