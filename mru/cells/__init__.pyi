@@ -14,6 +14,7 @@ from mru.cells.cmru import CMRU as CMRU
 from mru.cells.fq_bmru import FQBMRU as FQBMRU
 from mru.cells.lru import LRU as LRU
 from mru.cells.mingru import MinGRU as MinGRU
+from mru.cells.pd_ssm import PDSSM as PDSSM
 from mru.cells.pmru import PMRU as PMRU
 from mru.cells.rnn_cell import RNNCell as RNNCell
 from mru.cells.s5 import S5 as S5

@@ -14,6 +14,7 @@ from flax import nnx
 from reference import shake, soft_step
 
 from mru import Affine, Clamp, Latch, Play, Relay, cells
+from mru.operators import ScoredRoute
 
 D, N = 3, 4
 TOLERANCES = {
@@ -167,6 +168,9 @@ def differentiable(op, h):
     if isinstance(op, Play):
         r = jnp.logaddexp(op.radius, 0)
         return jnp.minimum(jnp.maximum(h, op.centre - r), op.centre + r)
+    if isinstance(op, ScoredRoute):
+        soft, hard = jax.nn.softmax(op.scores, -2), jax.nn.one_hot(op.target, op.scores.shape[-1], axis=-2)
+        return jnp.einsum("...ij,...j->...i", hard + soft - jax.lax.stop_gradient(soft), op.factor * h) + op.offset
     assert isinstance(op, Affine | Clamp), f"say here what the derivative of a {type(op).__name__} is"
     return op.apply(h)
 
