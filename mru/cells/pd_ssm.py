@@ -25,8 +25,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
     states: P moves between them. Such maps compose by index, so the scan's cost is linear in N; to find P takes
     K N^2 a step.
 
-    What we could not read in the source is our choice: K = 8, M normal of variance 1, u of N units, b_m = 6, so that
-    |D| starts near 0.998 and a state outlasts a few hundred steps, B and C as in LRU.
+    What we could not read in the source is our choice: K = 8, M normal of variance 1, u of N units, b_m such that |D|
+    starts near `magnitude`, B and C as in LRU.
 
     Source: Terzic et al. 2025, arXiv 2509.22284.
     """
@@ -38,6 +38,7 @@ class PDSSM(ScanCell, name="pd_ssm"):
         *,
         transitions: int = 8,
         hidden: int | None = None,
+        magnitude: float = 0.9975,
         learn_initial_state: bool = False,
         method: str = "auto",
         dtype: DTypeLike | None = None,
@@ -50,13 +51,14 @@ class PDSSM(ScanCell, name="pd_ssm"):
             state_size: N, complex channels.
             transitions: K, matrices that P is mixed from, at least 1.
             hidden: Units of the network that gives D; N if None.
+            magnitude: What |D| is near at the start, in (0, 1): a state then outlasts some 1 / (1 - |D|) steps.
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`; "autodiff" has no derivative of P and refuses to be trained.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters, or a seed.
 
         Raises:
-            ValueError: A size is not an integer of at least 1.
+            ValueError: A size is not an integer of at least 1, or the magnitude is out of its range.
         """
         super().__init__(
             features, state_size, learn_initial_state=learn_initial_state, state_dtype=jnp.complex64, method=method
@@ -65,6 +67,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
         for name, size in (("transitions", transitions), ("hidden", units)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {size!r}")
+        if not 0 < magnitude < 1:
+            raise ValueError(f"PDSSM magnitude must be in (0, 1), got {magnitude!r}")
         rngs = as_rngs(rngs)
 
         def normal(*shape: int) -> Array:
@@ -73,7 +77,13 @@ class PDSSM(ScanCell, name="pd_ssm"):
         self.mix = linear(features, transitions, dtype=dtype, rngs=rngs)
         self.transitions = StateParam(normal(transitions, state_size, state_size))
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
-        self.magnitude = linear(units, state_size, dtype=dtype, bias_init=nnx.initializers.constant(6.0), rngs=rngs)
+        self.magnitude = linear(
+            units,
+            state_size,
+            dtype=dtype,
+            bias_init=nnx.initializers.constant(math.log(magnitude / (1 - magnitude))),
+            rngs=rngs,
+        )
         self.phase = linear(units, state_size, dtype=dtype, rngs=rngs)
         self.b = StateParam(normal(features, 2, state_size) / math.sqrt(2 * features))
         self.c = nnx.Param(normal(2, state_size, features) / math.sqrt(state_size))

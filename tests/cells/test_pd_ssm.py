@@ -37,3 +37,10 @@ def test_output_is_the_equation():
 def test_sizes_are_checked(option):
     with pytest.raises(ValueError, match=rf"PDSSM {option} must be an integer of at least 1, got 0"):
         PDSSM(D, N, **{option: 0}, rngs=0)
+
+
+def test_magnitude_is_that_of_the_diagonal_at_the_start():
+    cell = PDSSM(D, N, magnitude=0.9, rngs=0)
+    assert cell.magnitude.bias[...].tolist() == pytest.approx(N * [np.log(9)], rel=1e-5)
+    with pytest.raises(ValueError, match=r"PDSSM magnitude must be in \(0, 1\), got 1"):
+        PDSSM(D, N, magnitude=1, rngs=0)
