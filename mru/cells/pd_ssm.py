@@ -60,9 +60,6 @@ class PDSSM(ScanCell, name="pd_ssm"):
         Raises:
             ValueError: A size is not an integer of at least 1, or the magnitude is out of its range.
         """
-        super().__init__(
-            features, state_size, learn_initial_state=learn_initial_state, state_dtype=jnp.complex64, method=method
-        )
         units = state_size if hidden is None else hidden
         for name, size in (("transitions", transitions), ("hidden", units)):
             if not isinstance(size, int) or size < 1:
@@ -70,10 +67,19 @@ class PDSSM(ScanCell, name="pd_ssm"):
         if not 0 < magnitude < 1:
             raise ValueError(f"PDSSM magnitude must be in (0, 1), got {magnitude!r}")
         rngs = as_rngs(rngs)
+        self._set_sizes(features, state_size)
 
         def normal(*shape: int) -> Array:
             return jax.random.normal(rngs.params(), shape, jnp.float32)
 
+        super().__init__(
+            features,
+            state_size,
+            learn_initial_state=learn_initial_state,
+            start=normal(state_size, 2) if learn_initial_state else None,
+            state_dtype=jnp.complex64,
+            method=method,
+        )
         self.mix = linear(features, transitions, dtype=dtype, rngs=rngs)
         self.transitions = StateParam(normal(transitions, state_size, state_size))
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
