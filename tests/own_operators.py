@@ -102,7 +102,7 @@ def draw(name, rng, batch, time, channels):
     return Pairs(blocks, {"y": normal(*shape), "z": normal(*shape)}), pairs
 
 
-NAMES = ["max-plus", "pairs", "constant pairs", "permuted", "pair affine", "constant pair affine"]
+NAMES = ["max-plus", "constant pairs", "permuted", "pair affine", "constant pair affine"]
 
 
 def state(name, rng, *shape):
