@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -56,6 +56,10 @@ class PairAffine(Operator):
         """A pair of zeros."""
         shape = jnp.broadcast_shapes(self.a.shape[:-2], *(x.shape for x in self.b))
         return jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)
+
+    def gates(self) -> dict[str, Any]:
+        """What happens in it, by name, for plots: constant blocks are no event."""
+        return {"b": self.b} if self.a.ndim == 3 else {"a": self.a, "b": self.b}
 
     def decay(self) -> Array:
         """The larger |eigenvalue| of each block: the factor of a step in the long run, with constant blocks."""

@@ -125,6 +125,13 @@ def test_negative_stiffness_and_drag_count_as_zero():
     np.testing.assert_array_equal(cell.operator(jnp.zeros((1, 1))).a, [[[1, 0], [0.5, 1]]])
 
 
+def test_what_is_captured_are_sequences():
+    """The block (N, 2, 2) is none, also where N is the number of steps."""
+    cell, capture = LinOSS(D, T, rngs=0), {}
+    cell(jnp.ones((T, D)), capture=capture)
+    assert {name: x.shape for name, x in capture.items()} == dict.fromkeys(("state/0", "state/1", "b/0", "b/1"), (T, T))
+
+
 def test_state_parameters_are_those_of_the_update():
     state = nnx.to_flat_state(nnx.state(LinOSS(D, N, damping=True, rngs=0)))
     assert {path[-1] for path, v in state if isinstance(v, StateParam)} == {"stiffness", "step_logit", "drag"}
