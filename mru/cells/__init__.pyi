@@ -12,11 +12,15 @@ from mru.cells.bidirectional import Bidirectional as Bidirectional
 from mru.cells.bmru import BMRU as BMRU
 from mru.cells.cmru import CMRU as CMRU
 from mru.cells.fq_bmru import FQBMRU as FQBMRU
+from mru.cells.linoss import LinOSS as LinOSS
 from mru.cells.lru import LRU as LRU
 from mru.cells.mingru import MinGRU as MinGRU
+from mru.cells.minlstm import MinLSTM as MinLSTM
 from mru.cells.pd_ssm import PDSSM as PDSSM
 from mru.cells.pmru import PMRU as PMRU
+from mru.cells.rg_lru import RGLRU as RGLRU
 from mru.cells.rnn_cell import RNNCell as RNNCell
+from mru.cells.s4d import S4D as S4D
 from mru.cells.s5 import S5 as S5
 from mru.cells.s5 import BidirectionalS5 as BidirectionalS5
 from mru.operators.base import State as State

@@ -4,6 +4,7 @@ from mru.operators.affine import Affine
 from mru.operators.base import KernelOperator, Operator, field
 from mru.operators.clamp import Clamp
 from mru.operators.latch import Latch
+from mru.operators.pair_affine import PairAffine
 from mru.operators.play import Play
 from mru.operators.relay import Relay
 from mru.operators.route import Gather, Route, ScoredRoute
@@ -16,6 +17,7 @@ __all__ = [
     "KernelOperator",
     "Latch",
     "Operator",
+    "PairAffine",
     "Play",
     "Relay",
     "Route",

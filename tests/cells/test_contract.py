@@ -14,7 +14,7 @@ from flax import nnx
 from reference import shake, soft_step
 
 from mru import Affine, Clamp, Latch, Play, Relay, cells
-from mru.operators import ScoredRoute
+from mru.operators import PairAffine, ScoredRoute
 
 D, N = 3, 4
 TOLERANCES = {
@@ -171,7 +171,7 @@ def differentiable(op, h):
     if isinstance(op, ScoredRoute):
         soft, hard = jax.nn.softmax(op.scores, -2), jax.nn.one_hot(op.target, op.scores.shape[-1], axis=-2)
         return jnp.einsum("...ij,...j->...i", hard + soft - jax.lax.stop_gradient(soft), op.factor * h) + op.offset
-    assert isinstance(op, Affine | Clamp), f"say here what the derivative of a {type(op).__name__} is"
+    assert isinstance(op, Affine | Clamp | PairAffine), f"say here what the derivative of a {type(op).__name__} is"
     return op.apply(h)
 
 
@@ -197,8 +197,9 @@ def test_gradients_are_those_of_the_loop(name):
         def step(x, state):
             if streamed:
                 return cell.step(x, state)
-            h = differentiable(cell.operator(x[..., None, :]), state[..., None, :])
-            return cell.readout(h, x[..., None, :])[..., 0, :], h[..., 0, :]
+            before = jax.tree.map(lambda h: h[..., None, :], state)
+            h = differentiable(cell.operator(x[..., None, :]), before)
+            return cell.readout(h, x[..., None, :])[..., 0, :], jax.tree.map(lambda h: h[..., 0, :], h)
 
         return loss(*by_steps(cell, step, x, state, reset))
 
