@@ -138,7 +138,7 @@ class RecurrentCell(Cell):
         self, inputs: Any, state: State, start: State | None, reset: Array | None, axis: int
     ) -> tuple[State, newton.Diagnosis | None]:
         """The state after each step, and how Newton's method went, if it is the method."""
-        if getattr(self, "method", "auto") in ("auto", "sequential"):
+        if self.method in ("auto", "sequential"):
             return loop(self._update, inputs, state, reset, start, axis), None
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state)):
             kinds = ", ".join(str(leaf.dtype) for leaf in jax.tree.leaves(state))

@@ -141,7 +141,7 @@ def test_without_batch_axes_and_in_chunks():
     close(cell.step(x[6], middle)[0], y[6], 1e-5)
 
 
-@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("name", ["brc", "diagonal_lstm"])
 def test_float64_is_computed_in_float64(name):
     cell, rival = (shake(cell_of(name, True, method)) for method in ("newton", "sequential"))
     with jax.enable_x64(True):
@@ -156,15 +156,21 @@ def test_float64_is_computed_in_float64(name):
 
 def test_bfloat16_inputs_converge_to_the_tolerance_of_float32():
     cell, rival = (cell_of("diagonal_gru", True, method) for method in ("newton", "sequential"))
-    x, capture = noise(2, 200, D).astype("bfloat16"), {}
-    y, last = cell(x, capture=capture)
+    x = noise(2, 200, D).astype("bfloat16")
+
+    @jax.jit
+    def call(x):
+        found = {}
+        return *cell(x, capture=found), found
+
+    y, last, capture = call(x)
     assert y.dtype == "bfloat16"
     assert capture["state"].dtype == "float32"
     assert capture["newton/converged"].all()
     np.testing.assert_allclose(last, rival(x)[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("name", ["brc", "diagonal_lstm"])
 def test_where_it_has_not_converged_the_states_are_the_loops(name):
     """One iteration can not do: the loop is run, and capture says so."""
     cell, x, reset = shake(cell_of(name, True, "newton")), noise(5, 60, D) * 3, jnp.asarray(patterns(60))
