@@ -94,11 +94,12 @@ def draw(name, rng, batch, time, channels):
         }
 
     def pair_affine(op, t, h):
-        m = op.a if constant else t(op.a, 4)
-        return tuple(m[..., k, 0] * h[0] + m[..., k, 1] * h[1] + t(op.b[k]) for k in (0, 1))
+        a = op.a if constant else jax.tree.map(t, op.a)
+        return tuple(a[k][0] * h[0] + a[k][1] * h[1] + t(op.b[k]) for k in (0, 1))
 
     if "affine" in name:
-        return PairAffine(blocks, (normal(*shape), normal(*shape))), pair_affine
+        entries = tuple(tuple(blocks[..., k, j] for j in (0, 1)) for k in (0, 1))
+        return PairAffine(entries, (normal(*shape), normal(*shape))), pair_affine
     return Pairs(blocks, {"y": normal(*shape), "z": normal(*shape)}), pairs
 
 

@@ -95,9 +95,9 @@ class LinOSS(ScanCell, name="linoss"):
         if self.drag is not None:
             denominator += dt * nnx.relu(self.drag[...].astype(dtype))
         s = 1 / denominator
-        rows = jnp.stack([s, -s * dt * a], -1), jnp.stack([s * dt, 1 - s * dt**2 * a], -1)
+        block = (s, -s * dt * a), (s * dt, 1 - s * dt**2 * a)
         force = s * dt * self.force(x)
-        return PairAffine(jnp.stack(rows, -2), (force, dt * force))
+        return PairAffine(block, (force, dt * force))
 
     def readout(self, h: State, x: Array) -> Array:
         """C y + d x."""
