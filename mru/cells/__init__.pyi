@@ -8,12 +8,16 @@ from mru.cells._base import StateParam as StateParam
 from mru.cells._recurrent import RecurrentCell as RecurrentCell
 from mru.cells._scan import ScanCell as ScanCell
 from mru.cells.alpha_cmru import AlphaCMRU as AlphaCMRU
+from mru.cells.attention import Attention as Attention
 from mru.cells.bidirectional import Bidirectional as Bidirectional
 from mru.cells.bmru import BMRU as BMRU
 from mru.cells.cmru import CMRU as CMRU
 from mru.cells.fq_bmru import FQBMRU as FQBMRU
+from mru.cells.lmu import LMU as LMU
 from mru.cells.lru import LRU as LRU
 from mru.cells.mingru import MinGRU as MinGRU
+from mru.cells.pdmu import PDMU as PDMU
+from mru.cells.plmu import PLMU as PLMU
 from mru.cells.pmru import PMRU as PMRU
 from mru.cells.rnn_cell import RNNCell as RNNCell
 from mru.cells.s5 import S5 as S5
