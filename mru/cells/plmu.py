@@ -20,10 +20,11 @@ class PLMU(LegendreCell, name="plmu"):
 
         A_ij = (2i + 1) (-1 if i < j else (-1)^(i - j + 1)),  B_i = (2i + 1) (-1)^i
 
-    A sequence costs O(d T log T) by FFT, plus O(d^2 T) where a state is carried in; packed sequences cost O(64 d T), as
-    an FFT would read over resets; a step costs O(d^2). The impulse response, of at most 4,096 steps, is made in float64
-    when the call is traced. Without `reset`, a NaN reaches earlier steps too, of its own sequence and block of 4,096
-    steps: an FFT mixes all of them.
+    A step costs O(d^2), a sequence of up to 4,096 steps O(d T log T) by FFT. Where a state is carried, into the call or
+    from a block of 4,096 steps to the next, A_d^k m adds O(d^2 T) of matrix products. Packed sequences go in blocks of
+    64 steps, O((64 d + d^2) T), as an FFT would read over resets. The impulse response, of at most 4,096 steps, is made
+    in float64 when a call is traced. Without `reset`, a NaN reaches earlier steps too, of its own sequence and block:
+    an FFT mixes all of them.
 
     Our reading: f is tanh, which bounds what is kept. The state has N = channels x d numbers, and `state_size` is N:
     with one channel it is the order. The memory starts from zero, as if nothing had been before.
