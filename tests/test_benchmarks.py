@@ -14,7 +14,7 @@ from jax.experimental import io_callback
 from train_helpers import ROOT, config_file
 
 import mru
-from benchmarks import rivals, runs
+from benchmarks import generate, rivals, runs
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -144,6 +144,36 @@ def test_newton_counts_iterations_and_times_layers(tmp_path):
     assert all(row["seconds"] > 0 and row["length"] == 256 for row in timed)
     assert said.count("T = 256") == 2
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_generate_measures_every_model_at_every_context(tmp_path):
+    out = tmp_path / "generate.json"
+    options = ["--longest", "256", "--blocks", "1", "--width", "16", "--tokens", "3", "--repeats", "2"]
+    run("benchmarks.generate", *options, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    expected = {name for name in generate.MODELS if name.split(",")[0] in mru.cells.names()}
+    assert {(row["name"], row["context"]) for row in rows} == {(name, n) for name in expected for n in (64, 256)}
+    assert all(0 < row["fastest"] <= row["seconds"] <= row["slowest"] for row in rows)
+    held = {(row["name"], row["context"]): row["state_bytes"] for row in rows}
+    assert held["pmru", 64] == held["pmru", 256] > 0
+    assert held[generate.CACHED, 256] > 3.9 * held[generate.CACHED, 64]
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_cache_generates_what_reading_all_again_does():
+    """In one block, whose keys do not depend on what has left the window."""
+    tokens = jax.random.randint(jax.random.key(1), (1, 24), 0, generate.VOCABULARY, jnp.int32)
+    cached, uncached = (generate.Generator(name, 1, 16, 24) for name in (generate.CACHED, generate.UNCACHED))
+    token, state = cached.read(tokens)
+    found, expected = [int(token[0])], []
+    for _ in range(5):
+        token, state = cached._step(cached.variables, state, token)
+        found.append(int(token[0]))
+    for _ in range(6):
+        token, tokens = uncached._all(uncached.variables, tokens)
+        expected.append(int(token[0]))
+    assert found == expected
+    assert len(set(found)) > 2
 
 
 def test_runs_clock_each_check_and_leave_them_out(tmp_path):

@@ -8,6 +8,7 @@ from mru.cells._base import StateParam as StateParam
 from mru.cells._recurrent import RecurrentCell as RecurrentCell
 from mru.cells._scan import ScanCell as ScanCell
 from mru.cells.alpha_cmru import AlphaCMRU as AlphaCMRU
+from mru.cells.attention import Attention as Attention
 from mru.cells.bidirectional import Bidirectional as Bidirectional
 from mru.cells.bmru import BMRU as BMRU
 from mru.cells.brc import BRC as BRC
@@ -18,6 +19,7 @@ from mru.cells.dmu import DMU as DMU
 from mru.cells.fq_bmru import FQBMRU as FQBMRU
 from mru.cells.gru import GRU as GRU
 from mru.cells.linoss import LinOSS as LinOSS
+from mru.cells.lmu import LMU as LMU
 from mru.cells.lru import LRU as LRU
 from mru.cells.lstm import LSTM as LSTM
 from mru.cells.mingru import MinGRU as MinGRU
@@ -26,6 +28,8 @@ from mru.cells.miru1 import MiRU1 as MiRU1
 from mru.cells.miru2 import MiRU2 as MiRU2
 from mru.cells.nbrc import NBRC as NBRC
 from mru.cells.pd_ssm import PDSSM as PDSSM
+from mru.cells.pdmu import PDMU as PDMU
+from mru.cells.plmu import PLMU as PLMU
 from mru.cells.pmru import PMRU as PMRU
 from mru.cells.rg_lru import RGLRU as RGLRU
 from mru.cells.rnn import RNN as RNN

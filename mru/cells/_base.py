@@ -80,6 +80,17 @@ def as_rngs(rngs: nnx.Rngs | int) -> nnx.Rngs:
         raise ValueError(f"rngs must be an nnx.Rngs or an int seed, got {type(rngs).__name__}") from None
 
 
+def at_least_one(name: str, size: int) -> int:
+    """A size as an int.
+
+    Raises:
+        ValueError: It is not an integer of at least 1.
+    """
+    if not hasattr(size, "__index__") or operator.index(size) < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+    return operator.index(size)
+
+
 def wide(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that a state has where the input is float64: float64, complex128, or that of integers and booleans."""
     return jnp.promote_types(dtype, jnp.float64) if jnp.issubdtype(dtype, jnp.inexact) else dtype
@@ -190,11 +201,8 @@ class Cell(nnx.Module):
         raise NotImplementedError
 
     def _set_sizes(self, features: int, state_size: int) -> None:
-        for name, size in (("features", features), ("state_size", state_size)):
-            if not hasattr(size, "__index__") or operator.index(size) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
-        self.features = operator.index(features)
-        self.state_size = operator.index(state_size)
+        self.features = at_least_one("features", features)
+        self.state_size = at_least_one("state_size", state_size)
 
     def _check(self, x: Array, time: bool) -> None:
         name = type(self).__name__

@@ -118,9 +118,9 @@ class RecurrentCell(Cell):
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
         self._check(x, time=True)
-        state = _in_precision_of(x, self._carried(state, x.shape[:-2]))
-        start = None if reset is None else _in_precision_of(x, self.initial_state(x.shape[:-2]))
-        reset = None if reset is None else _resets(reset, x)
+        state = in_precision_of(x, self._carried(state, x.shape[:-2]))
+        start = None if reset is None else in_precision_of(x, self.initial_state(x.shape[:-2]))
+        reset = None if reset is None else resets(reset, x)
         h, found = self._states(self.prepare(x), state, start, reset, x.ndim - 2)
         if capture is not None:
             capture.update(named("state", h))
@@ -131,7 +131,7 @@ class RecurrentCell(Cell):
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
         self._check(x, time=False)
-        state = self._update(self.prepare(x), _in_precision_of(x, self._carried(state, x.shape[:-1])))
+        state = self._update(self.prepare(x), in_precision_of(x, self._carried(state, x.shape[:-1])))
         return self.readout(state, x).astype(x.dtype), state
 
     def _states(
@@ -170,14 +170,14 @@ class RecurrentCell(Cell):
         return jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), h, new)
 
 
-def _in_precision_of(x: Array, state: State) -> State:
+def in_precision_of(x: Array, state: State) -> State:
     """The state, of float64 and complex128 where the input is float64: a loop must not change the dtype it carries."""
     if x.dtype != jnp.float64:
         return state
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(leaf.dtype)), state)
 
 
-def _resets(reset: Array, x: Array) -> Array:
+def resets(reset: Array, x: Array) -> Array:
     """`reset` as (..., T)."""
     reset, shape = jnp.asarray(reset), x.shape[:-1]
     try:
