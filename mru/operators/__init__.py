@@ -6,6 +6,7 @@ from mru.operators.clamp import Clamp
 from mru.operators.latch import Latch
 from mru.operators.play import Play
 from mru.operators.relay import Relay
+from mru.operators.selective import Selective
 from mru.operators.switch import Switch
 
-__all__ = ["Affine", "Clamp", "KernelOperator", "Latch", "Operator", "Play", "Relay", "Switch", "field"]
+__all__ = ["Affine", "Clamp", "KernelOperator", "Latch", "Operator", "Play", "Relay", "Selective", "Switch", "field"]
