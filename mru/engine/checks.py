@@ -61,7 +61,9 @@ def _shape(op: Operator, pairs: list[tuple[Array, Form]]) -> tuple[tuple[int, ..
     moving = [(x, form) for x, form in given if x.ndim > form.axes]
     try:
         leading = jnp.broadcast_shapes(*(x.shape[: x.ndim - form.axes] for x, form in moving))
-        channels = jnp.broadcast_shapes(*(x.shape[-1:] for x, form in given if form.axes == 1 and not form.own_channels))
+        channels = jnp.broadcast_shapes(
+            *(x.shape[-1:] for x, form in given if form.axes == 1 and not form.own_channels)
+        )
     except ValueError:
         raise ValueError(f"fields of {name} must broadcast to (..., T, N), got {_shapes(op)}") from None
     short = [x for x, form in given if form.axes > 1 and x.ndim < form.axes]

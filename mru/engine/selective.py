@@ -14,7 +14,7 @@ import logging
 import math
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,29 +66,29 @@ def selective_scan(
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")
     if not isinstance(op, Selective):
         raise ValueError(f"op must be a Selective, got {type(op).__name__}")
-    given = checks.operator(op)
+    op = cast(Selective, checks.operator(op))
     if op.a.ndim != 2:
         raise ValueError(f"a of Selective must have shape (D, N), got {op.a.shape}")
-    like = checks.zero_state(given)
+    like = checks.zero_state(op)
     start = checks.state(h0, like, "h0")
-    reset = None if reset is None else checks.reset(reset, given)
+    reset = None if reset is None else checks.reset(reset, op)
     restart = start if reset_state is None else checks.state(reset_state, like, "reset_state")
-    if like.size == 0 or given.x.size == 0:
-        return jnp.zeros(given.x.shape, like.dtype), start
-    arguments, reset = _flat(given, start, None if reset is None else restart, reset=reset)
-    y, last = _placed(method, arguments, reset)
-    return y.reshape(given.x.shape), jnp.swapaxes(last, -1, -2).reshape(like.shape)
+    if like.size == 0 or op.x.size == 0:
+        return jnp.zeros(op.x.shape, like.dtype), start
+    given, reset = _flat(op, start, None if reset is None else restart, reset)
+    y, last = _placed(method, given, reset)
+    return y.reshape(op.x.shape), jnp.swapaxes(last, -1, -2).reshape(like.shape)
 
 
-def _flat(op: Selective, *states: Array | None, reset: Array | None) -> tuple[Arguments, Array | None]:
+def _flat(op: Selective, h0: Array, restart: Array | None, reset: Array | None) -> tuple[Arguments, Array | None]:
     """What a method is given: one batch axis, and the channels innermost."""
     batch = math.prod(op.x.shape[:-2])
 
     def steps(x: Array) -> Array:
         return x.reshape(batch, *x.shape[-2:])
 
-    h0, restart = (None if h is None else jnp.swapaxes(h.reshape(batch, *h.shape[-2:]), 1, 2) for h in states)
     maps = Maps(steps(op.dt), op.a.T, steps(op.b), steps(op.c), steps(op.x))
+    h0, restart = jax.tree.map(lambda h: jnp.swapaxes(steps(h), 1, 2), (h0, restart))
     return Arguments(maps, h0, restart), None if reset is None else reset.reshape(batch, -1)
 
 

@@ -50,12 +50,11 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
 
     def back(t: Array, starts: Array, carry: Arguments) -> Arguments:
         bars, incoming, to_restart = carry
-        found, through = backward(_read(maps, h0.dtype, t), at(starts, t % chunk, 1), _at(g, t), incoming)
-        incoming, restarted = divided(_at(reset, t), through)
-        bars = Maps(
-            *(put(bar, new, t, 1) for bar, new in zip(bars._replace(a=()), found._replace(a=()), strict=True))
-        )._replace(a=bars.a + found.a.sum(0))
-        return Arguments(bars, incoming, None if to_restart is None else to_restart + restarted)
+        found, through = backward(_read(maps, h0.dtype, t), at(starts, t % chunk, 1), at(g, t, 1), incoming)
+        incoming, to_restart = divided(_at(reset, t), through, to_restart)
+        a = bars.a + found.a.sum(0)
+        bars = Maps(*(bar if bar is bars.a else put(bar, new, t, 1) for bar, new in zip(bars, found, strict=True)))
+        return Arguments(bars._replace(a=a), incoming, to_restart)
 
     def steps(k: Array, carry: tuple[Arguments, Array]) -> tuple[Arguments, Array]:
         bars, starts = carry
@@ -72,7 +71,7 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
 
 def _read(maps: Maps, dtype: Any, t: Array) -> Maps:
     """The maps of a step, in the precision of the states."""
-    return widened(Maps(*(_at(x, t) for x in maps._replace(a=None)))._replace(a=maps.a), dtype)
+    return widened(Maps(*(x if x is maps.a else at(x, t, 1) for x in maps)), dtype)
 
 
 def _at(x: Array | None, t: Array) -> Any:

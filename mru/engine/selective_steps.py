@@ -1,18 +1,19 @@
 """One step of a selective scan, forward and backward, as its loop and its kernel take it.
 
-Shapes: B batch, T time, D channels, N states for each of them. D is innermost here, so that states are (..., N, D), where
-those of `Selective` are (..., D, N).
+Shapes: B batch, T time, D channels, N states for each of them. D is innermost here: states are (..., N, D), where those
+of `Selective` are (..., D, N).
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-# States are kept once in so many steps for the backward pass, which computes those between again. A GPU has registers
-# for the states of 16 steps; what is kept is then N / 16 times as large as the input.
+# States are kept once in so many steps for the backward pass, which computes those between again. What is kept is then
+# N / 16 times as large as the input.
 _CHUNK = 16
 
 
@@ -54,12 +55,12 @@ def widened(maps: Maps, dtype: jnp.dtype) -> Maps:
 
 def selected(reset: Array | None, restart: Array | None, h: Array) -> Array:
     """The states before a step, (..., N, D): those of `restart` where a sequence starts, boolean (...)."""
-    return h if reset is None else jnp.where(reset[..., None, None], restart, h)
+    return h if reset is None or restart is None else jnp.where(reset[..., None, None], restart, h)
 
 
 def after(maps: Maps, h: Array) -> Array:
     """The states after a step, given those before it."""
-    return jnp.exp(_wide(maps.dt) * maps.a) * h + _tall(maps.b) * _wide(maps.dt * maps.x)
+    return _decay(maps) * h + _tall(maps.b) * _wide(maps.dt * maps.x)
 
 
 def output(maps: Maps, h: Array) -> Array:
@@ -68,7 +69,7 @@ def output(maps: Maps, h: Array) -> Array:
 
 
 def backward(maps: Maps, h: Array, g: Array, incoming: Array) -> tuple[Maps, Array]:
-    """The cotangents of a step's maps, that of `a` for each element of a batch, (..., N, D); and of the states before it.
+    """The cotangents of a step's maps, that of `a` not yet summed over the batch, and of the states before it.
 
     Args:
         maps: The maps of the step.
@@ -76,7 +77,7 @@ def backward(maps: Maps, h: Array, g: Array, incoming: Array) -> tuple[Maps, Arr
         g: The cotangent of its output, (..., D).
         incoming: The cotangent of the states after it, from the steps that follow.
     """
-    decay, drive = jnp.exp(_wide(maps.dt) * maps.a), _wide(maps.dt * maps.x)
+    decay, drive = _decay(maps), _wide(maps.dt * maps.x)
     bar = incoming + _tall(maps.c) * _wide(g)
     through = decay * bar
     rate = through * h
@@ -90,12 +91,17 @@ def backward(maps: Maps, h: Array, g: Array, incoming: Array) -> tuple[Maps, Arr
     ), through
 
 
-def divided(reset: Array | None, through: Array) -> tuple[Array, Array | None]:
-    """The cotangent of the states before a step: what goes to the step before it, and what to the restart."""
-    if reset is None:
+def divided(reset: Array | None, through: Array, to_restart: Array | None) -> tuple[Array, Array | None]:
+    """The cotangent of the states before a step: what goes to the step before it, and the sum that goes to the restart."""
+    if reset is None or to_restart is None:
         return through, None
     first, zero = reset[..., None, None], jnp.zeros_like(through)
-    return jnp.where(first, zero, through), jnp.where(first, through, zero)
+    return jnp.where(first, zero, through), to_restart + jnp.where(first, through, zero)
+
+
+def _decay(maps: Maps) -> Array:
+    """exp(dt a), as a power of two: GPUs have an instruction for these."""
+    return jnp.exp2(_wide(maps.dt) * (maps.a * math.log2(math.e)))
 
 
 def _wide(x: Array) -> Array:

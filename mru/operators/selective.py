@@ -12,7 +12,7 @@ from mru.operators.base import Operator, field
 class Selective(Operator):
     """`h -> exp(dt a) h + dt b x`, read as `y = sum_n c_n h_n`: N states for each of D channels.
 
-    The coefficients of the map, (..., T, D, N), are N times as large as what they are made of. `selective_scan` computes
+    The coefficients of the map, (..., T, D, N), are N times as large as what they are made of. `selective_scan` makes
     them step by step, where they are used, and gives the outputs and the last state. `mru.scan` gives every state, as
     it does for any operator, and so stores arrays of that size.
 

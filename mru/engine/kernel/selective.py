@@ -2,9 +2,9 @@
 
 A program owns some channels (lanes) of one sequence. It holds their states in registers, as a block (N, lanes), goes
 through time in chunks, and in the forward pass writes the outputs and the states before each chunk. The backward pass
-takes the chunks from the last to the first. In each it computes the states of all steps again, which fit into registers
-too, and then goes back through the steps. The cotangents of b and c are sums over all channels: each program writes the
-sum over its own.
+takes the chunks from the last to the first, and each in parts: it goes from the state before the chunk to the part,
+computes the states of all its steps, which fit into registers too, and then goes back through them. The cotangents of b
+and c are sums over all channels: each program writes the sum over its own.
 
 The arguments of both passes are described in `mru.engine.selective`.
 """
@@ -12,8 +12,8 @@ The arguments of both passes are described in `mru.engine.selective`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ from jax.experimental.pallas import triton
 from mru.engine.kernel.plan import on_cuda
 from mru.engine.selective_steps import Arguments, Maps, after, backward, chunk_of, divided, output, selected, widened
 
-_STATES = 256  # of a program with one warp: 8 a thread, so that those of 16 steps fit into its registers
+_STATES = 256  # of a program with one warp: 8 a thread
+_PART = 8  # steps whose states are in registers at the same time
 _MOST = 256  # states of a channel
-# Steps whose operands are read before the first of them is taken: it keeps loads under way, and takes registers.
-_AHEAD_FORWARD, _AHEAD_BACKWARD = 8, 4
+_AHEAD = 4  # steps that are read before the first of them is taken, which keeps loads under way
 
 
 def obstacle(given: Arguments) -> str | None:
@@ -53,15 +53,16 @@ def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, A
         y, last, kept = outs
         a, restart = program.block(maps.a).astype(dtype), program.of_sequence(restart)
 
+        def part(number: Array, h: Array) -> Array:
+            for now in program.steps(maps, a, reset, None, number * grid.part, grid.part):
+                h = after(now.maps, selected(now.reset, restart, h))
+                program.put_lanes(y, output(now.maps, h), now.time)
+            return h
+
         def chunk(i: Array, h: Array) -> Array:
             if keep:
                 program.put_block(kept, h, program.sequence, i)
-            for first in range(0, grid.chunk, _AHEAD_FORWARD):
-                times = program.times(i, first, _AHEAD_FORWARD)
-                for t, (now, starts, _) in list(zip(times, program.read(maps, reset, None, times, a), strict=True)):
-                    h = after(now, selected(starts, restart, h))
-                    program.put_lanes(y, output(now, h), t)
-            return h
+            return jax.lax.fori_loop(i * grid.parts, (i + 1) * grid.parts, part, h)
 
         h = jax.lax.fori_loop(0, grid.chunks, chunk, program.of_sequence(h0))
         program.put_block(last, h, program.sequence)
@@ -72,48 +73,46 @@ def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, A
 def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_last: Array) -> Arguments:
     """The cotangents of what was given."""
     grid, dtype = _Grid.of(given), given.h0.dtype
-    maps, h0, restart = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
-    per_block = jax.ShapeDtypeStruct((grid.batch, grid.blocks, *maps.b.shape[1:]), dtype)
-    outs = Arguments(Maps(maps.dt, h0, per_block, per_block, maps.x), h0, restart)
+    per_block: Any = jax.ShapeDtypeStruct((grid.batch, grid.blocks, *given.maps.b.shape[1:]), dtype)
+    outs = given._replace(maps=given.maps._replace(a=given.h0, b=per_block, c=per_block))
 
     def walk(program: _Program, refs: Any, outs: Arguments) -> None:
         (maps, _, restart), reset, kept, g, g_last = refs
         a, restart = program.block(maps.a).astype(dtype), program.of_sequence(restart)
 
-        def again(i: Array) -> list[Array]:
-            """The states before each step of a chunk."""
-            h, found = program.block(kept, program.sequence, i), []
-            for first in range(0, grid.chunk, _AHEAD_BACKWARD):
-                times = program.times(i, first, _AHEAD_BACKWARD)
-                for now, starts, _ in program.read(maps, reset, None, times, a):
-                    found.append(selected(starts, restart, h))
-                    h = after(now, found[-1])
+        def onward(first: Array, h: Array) -> list[Array]:
+            """The states before each step of a part, and those after its last."""
+            found = [h]
+            for now in program.steps(maps, a, reset, None, first, grid.part):
+                found[-1] = selected(now.reset, restart, found[-1])
+                found.append(after(now.maps, found[-1]))
             return found
 
-        def back(t: Array, now: Any, h: Array, carry: Any) -> Any:
-            (maps, starts, g), (incoming, a_bar, to_restart) = now, carry
-            bars, through = backward(maps, h, g, incoming)
-            program.put_lanes(outs.maps.dt, bars.dt, t)
-            program.put_lanes(outs.maps.x, bars.x, t)
-            program.put_sums(outs.maps.b, bars.b, t)
-            program.put_sums(outs.maps.c, bars.c, t)
-            incoming, restarted = divided(starts, through)
-            return incoming, a_bar + bars.a, None if to_restart is None else to_restart + restarted
+        def back(now: _Step, h: Array, carry: Any) -> Any:
+            incoming, a_bar, to_restart = carry
+            bars, through = backward(now.maps, h, now.g, incoming)
+            program.put_lanes(outs.maps.dt, bars.dt, now.time)
+            program.put_lanes(outs.maps.x, bars.x, now.time)
+            program.put_sums(outs.maps.b, bars.b, now.time)
+            program.put_sums(outs.maps.c, bars.c, now.time)
+            incoming, to_restart = divided(now.reset, through, to_restart)
+            return incoming, a_bar + bars.a, to_restart
 
-        def chunk(k: Array, carry: Any) -> Any:
-            i = grid.chunks - 1 - k
-            states = again(i)
-            for first in reversed(range(0, grid.chunk, _AHEAD_BACKWARD)):
-                times = program.times(i, first, _AHEAD_BACKWARD)
-                found = list(zip(times, program.read(maps, reset, g, times, a), states[first:], strict=False))
-                for t, now, h in reversed(found):
-                    carry = back(t, now, h, carry)
+        def part(k: Array, carry: Any) -> Any:
+            number = grid.chunks * grid.parts - 1 - k
+            i = jax.lax.div(number, jnp.int32(grid.parts))
+            h, first = program.block(kept, program.sequence, i), i * grid.parts
+            h = jax.lax.fori_loop(first, number, lambda j, h: onward(j * grid.part, h)[-1], h)
+            begin = number * grid.part
+            states = onward(begin, h)
+            for now in program.steps(maps, a, reset, g, begin, grid.part, reverse=True):
+                carry = back(now, states[now.place], carry)
             return carry
 
         incoming = program.of_sequence(g_last)
         zero = jnp.zeros_like(incoming)
         carry = incoming, zero, None if restart is None else zero
-        incoming, a_bar, to_restart = jax.lax.fori_loop(0, grid.chunks, chunk, carry)
+        incoming, a_bar, to_restart = jax.lax.fori_loop(0, grid.chunks * grid.parts, part, carry)
         program.put_block(outs.maps.a, a_bar, program.sequence)
         program.put_block(outs.h0, incoming, program.sequence)
         if to_restart is not None:
@@ -152,6 +151,16 @@ class _Grid:
         rows = pl.next_power_of_2(states)
         lanes = min(max(8, min(32, _STATES // rows)), pl.next_power_of_2(channels))
         return _Grid(batch, time, channels, states, rows, lanes, chunk_of(time))
+
+    @property
+    def part(self) -> int:
+        """Steps of a part of a chunk."""
+        return min(_PART, self.chunk)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a chunk."""
+        return self.chunk // self.part
 
     @property
     def blocks(self) -> int:
@@ -193,6 +202,24 @@ def _call(walk: Callable[..., None], grid: _Grid, given: Any, outs: Any) -> Any:
     return jax.tree.unflatten(results_tree, found)
 
 
+class _Step(NamedTuple):
+    """What a step reads.
+
+    Attributes:
+        place: Its place in its part.
+        time: Its place in the sequence.
+        maps: Its maps.
+        reset: If a sequence starts, or None.
+        g: The cotangent of its output, or None.
+    """
+
+    place: int
+    time: Array
+    maps: Maps
+    reset: Array | None
+    g: Any
+
+
 class _Program:
     """One program of the kernel: the sequence and the channels that it owns, and how it reads and writes."""
 
@@ -205,13 +232,9 @@ class _Program:
         self.row_exists = None if grid.rows == grid.states else self.rows < grid.states
         self.cell_exists = _both(_column(self.row_exists), _row(self.lane_exists))
 
-    def times(self, chunk: Array, first: int, count: int) -> list[Array]:
-        """The places in time of some steps of a chunk; of a chunk that is cut short they may lie behind the end."""
-        return [chunk * self.grid.chunk + u for u in range(first, min(first + count, self.grid.chunk))]
-
     def block(self, ref: Any, *at: Any) -> Array:
         """The states of this program's channels, (N, lanes), at a place of an array."""
-        return _load(ref.at[(*at, self.rows[:, None], self.columns[None, :])], self.cell_exists, ref.dtype)
+        return _load(ref.at[(*at, self.rows[:, None], self.columns[None, :])], self.cell_exists)
 
     def of_sequence(self, ref: Any) -> Any:
         """The same of this program's sequence; None of None."""
@@ -222,48 +245,59 @@ class _Program:
         where = ref.at[(*at, self.rows[:, None], self.columns[None, :])]
         triton.store(where, x.astype(ref.dtype), mask=self.cell_exists)
 
-    def read(self, maps: Any, reset: Any, g: Any, times: list[Array], a: Array) -> list[Any]:
-        """The maps, the flag and the cotangent of some steps.
+    def steps(
+        self, maps: Maps, a: Array, reset: Any, g: Any, first: Array, count: int, reverse: bool = False
+    ) -> Iterator[_Step]:
+        """What some steps read, several steps ahead.
 
-        Behind the end they are zeros, so that a step leaves the states as they are.
+        Args:
+            maps: References, as are `reset` and `g`, which may be None.
+            a: The block of this program.
+            first: The first step.
+            count: Number of steps.
+            reverse: From the last to the first.
         """
+        places = list(reversed(range(count)) if reverse else range(count))
+        for begin in range(0, count, _AHEAD):
+            yield from [self._step(maps, a, reset, g, first, place) for place in places[begin : begin + _AHEAD]]
 
-        def lanes(ref: Any, t: Array) -> Array:
-            mask = self._until_end(t, self.lane_exists, self.columns)
-            return _load(ref.at[self.sequence, self._inside(t), self.columns], mask, ref.dtype)
+    def _step(self, maps: Maps, a: Array, reset: Any, g: Any, first: Array, place: int) -> _Step:
+        """What a step reads. Behind the end these are zeros, with which it leaves the states as they are."""
+        t = first + place
+        mask = self._until_end(t, self.columns, self.lane_exists)
+        row_mask = self._until_end(t, self.rows, self.row_exists)
+        t = t if self.grid.whole else jnp.minimum(t, self.grid.time - 1)
 
-        def states(ref: Any, t: Array) -> Array:
-            mask = self._until_end(t, self.row_exists, self.rows)
-            return _load(ref.at[self.sequence, self._inside(t), self.rows], mask, ref.dtype)
+        def lanes(ref: Any) -> Array:
+            return _load(ref.at[self.sequence, t, self.columns], mask)
 
-        def one(t: Array) -> Any:
-            now = Maps(lanes(maps.dt, t), a, states(maps.b, t), states(maps.c, t), lanes(maps.x, t))
-            starts = None if reset is None else triton.load(reset.at[self.sequence, self._inside(t)])
-            if starts is not None and not self.grid.whole:
-                starts &= t < self.grid.time
-            return widened(now, a.dtype), starts, None if g is None else lanes(g, t).astype(a.dtype)
+        def states(ref: Any) -> Array:
+            return _load(ref.at[self.sequence, t, self.rows], row_mask)
 
-        return [one(t) for t in times]
+        now = widened(Maps(lanes(maps.dt), a, states(maps.b), states(maps.c), lanes(maps.x)), a.dtype)
+        starts = None if reset is None else triton.load(reset.at[self.sequence, t]) & (first + place < self.grid.time)
+        return _Step(place, first + place, now, starts, None if g is None else lanes(g))
 
     def put_lanes(self, ref: Any, x: Array, t: Array) -> None:
         """Write a row of channels of a step."""
-        mask = self._until_end(t, self.lane_exists, self.columns)
-        triton.store(ref.at[self.sequence, self._inside(t), self.columns], x.astype(ref.dtype), mask=mask)
+        self._put(ref, x, t, self.columns, self.lane_exists, self.sequence)
 
     def put_sums(self, ref: Any, x: Array, t: Array) -> None:
         """Write the sums over this program's channels of a step."""
-        mask = self._until_end(t, self.row_exists, self.rows)
-        triton.store(ref.at[self.sequence, self.number, self._inside(t), self.rows], x.astype(ref.dtype), mask=mask)
+        self._put(ref, x, t, self.rows, self.row_exists, self.sequence, self.number)
 
-    def _inside(self, t: Array) -> Array:
-        return t if self.grid.whole else jnp.minimum(t, self.grid.time - 1)
+    def _put(self, ref: Any, x: Array, t: Array, columns: Array, exists: Array | None, *at: Any) -> None:
+        mask = self._until_end(t, columns, exists)
+        t = t if self.grid.whole else jnp.minimum(t, self.grid.time - 1)
+        triton.store(ref.at[(*at, t, columns)], x.astype(ref.dtype), mask=mask)
 
-    def _until_end(self, t: Array, exists: Array | None, like: Array) -> Array | None:
-        return exists if self.grid.whole else _both(jnp.broadcast_to(t < self.grid.time, like.shape), exists)
+    def _until_end(self, t: Array, columns: Array, exists: Array | None) -> Array | None:
+        """Which columns exist, at a step that may lie behind the end."""
+        return exists if self.grid.whole else _both(jnp.broadcast_to(t < self.grid.time, columns.shape), exists)
 
 
-def _load(ref: Any, mask: Array | None, dtype: Any) -> Array:
-    return triton.load(ref, mask=mask, other=None if mask is None else jnp.zeros((), dtype))
+def _load(ref: Any, mask: Array | None) -> Array:
+    return triton.load(ref, mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
 
 
 def _both(x: Array | None, y: Array | None) -> Array | None:
