@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.cells._base import Cell, named, wide
+from mru.cells._base import Cell, in_precision_of, named, resets
 from mru.operators.base import State
 
 
@@ -63,8 +63,8 @@ class RecurrentCell(Cell):
         """See `Cell.__call__`."""
         self._check(x, time=True)
         axis = x.ndim - 2
-        state = _in_precision_of(x, self._carried(state, x.shape[:-2]))
-        start = _in_precision_of(x, self.initial_state(x.shape[:-2]))
+        state = in_precision_of(x, self._carried(state, x.shape[:-2]))
+        start = in_precision_of(x, self.initial_state(x.shape[:-2]))
 
         @functools.partial(jax.checkpoint, prevent_cse=False)  # `lax.scan` lets nothing be shared between the passes
         def one(h: State, now: tuple[Array, Array | None]) -> tuple[State, State]:
@@ -74,7 +74,7 @@ class RecurrentCell(Cell):
             h = self._update(x, h)
             return h, h
 
-        steps = jnp.moveaxis(x, axis, 0), None if reset is None else jnp.moveaxis(_resets(reset, x), axis, 0)
+        steps = jnp.moveaxis(x, axis, 0), None if reset is None else jnp.moveaxis(resets(reset, x), axis, 0)
         state, h = jax.lax.scan(one, state, steps)
         h = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), h)
         if capture is not None:
@@ -84,7 +84,7 @@ class RecurrentCell(Cell):
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
         self._check(x, time=False)
-        state = self._update(x, _in_precision_of(x, self._carried(state, x.shape[:-1])))
+        state = self._update(x, in_precision_of(x, self._carried(state, x.shape[:-1])))
         return self.readout(state, x).astype(x.dtype), state
 
     def _update(self, x: Array, h: State) -> State:
@@ -96,24 +96,6 @@ class RecurrentCell(Cell):
                 f"got {given}"
             )
         return jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), h, new)
-
-
-def _in_precision_of(x: Array, state: State) -> State:
-    """The state, of float64 and complex128 where the input is float64: a loop must not change the dtype it carries."""
-    if x.dtype != jnp.float64:
-        return state
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(leaf.dtype)), state)
-
-
-def _resets(reset: Array, x: Array) -> Array:
-    """`reset` as (..., T)."""
-    reset, shape = jnp.asarray(reset), x.shape[:-1]
-    try:
-        if reset.dtype != bool or reset.shape[-1:] != shape[-1:]:
-            raise ValueError
-        return jnp.broadcast_to(reset, shape)
-    except ValueError:
-        raise ValueError(f"reset must be bool {shape}, got {reset.dtype} {reset.shape}") from None
 
 
 def _select(first: Array, start: Array, h: Array) -> Array:

@@ -92,7 +92,7 @@ def backward(maps: Maps, h: Array, g: Array, incoming: Array) -> tuple[Maps, Arr
 
 
 def divided(reset: Array | None, through: Array, to_restart: Array | None) -> tuple[Array, Array | None]:
-    """The cotangent of the states before a step: what goes to the step before it, and the sum that goes to the restart."""
+    """The cotangent of the states before a step: what goes to the step before it, and all that goes to the restart."""
     if reset is None or to_restart is None:
         return through, None
     first, zero = reset[..., None, None], jnp.zeros_like(through)
