@@ -66,9 +66,8 @@ def selective_scan(
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")
     if not isinstance(op, Selective):
         raise ValueError(f"op must be a Selective, got {type(op).__name__}")
+    _check(op)
     op = cast(Selective, checks.operator(op))
-    if op.a.ndim != 2:
-        raise ValueError(f"a of Selective must have shape (D, N), got {op.a.shape}")
     like = checks.zero_state(op)
     start = checks.state(h0, like, "h0")
     reset = None if reset is None else checks.reset(reset, op)
@@ -78,6 +77,18 @@ def selective_scan(
     given, reset = _flat(op, start, None if reset is None else restart, reset)
     y, last = _placed(method, given, reset)
     return y.reshape(op.x.shape), jnp.swapaxes(last, -1, -2).reshape(like.shape)
+
+
+def _check(op: Selective) -> None:
+    """Refuse fields whose channels or states do not fit each other."""
+    if op.missing():
+        return  # which is refused elsewhere
+    shapes = {name: jnp.shape(value) for name, value in vars(op).items()}
+    dt, a, b, c, x = shapes.values()
+    if not (len(a) == 2 and dt[-1:] == x[-1:] == a[:1] and b[-1:] == c[-1:] == a[1:]):
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        expected = "dt and x (..., T, D), a (D, N), b and c (..., T, N)"
+        raise ValueError(f"fields of a Selective must be {expected}, got {given}")
 
 
 def _flat(op: Selective, h0: Array, restart: Array | None, reset: Array | None) -> tuple[Arguments, Array | None]:
@@ -101,17 +112,23 @@ def _placed(method: str, given: Arguments, reset: Array | None) -> tuple[Array, 
     in_kernel = method == "pallas" or (method == "auto" and on_cuda())
     devices = sizes["data"] if "data" in mesh.auto_axes else 1
     if not in_kernel or devices == 1 or len(given.h0) % devices:
-        return _scan(method, given, reset)
+        return _on_a_device(method, given, reset)
     # XLA does not see into a kernel, and would gather all sequences on every device.
     over, whole = PartitionSpec("data"), PartitionSpec()
     of_given, of_reset = jax.tree.map(lambda _: over, (given, reset))
     return jax.shard_map(
-        functools.partial(_scan, method),
+        functools.partial(_on_a_device, method),
         in_specs=(of_given._replace(maps=of_given.maps._replace(a=whole)), of_reset),
         out_specs=(over, over),
         axis_names={"data"},
         check_vma=False,  # which the kernel's interpreter fails
     )(given, reset)
+
+
+def _on_a_device(method: str, given: Arguments, reset: Array | None) -> tuple[Array, Array]:
+    if method == "pallas" and (reason := selective_kernel.obstacle(given)):
+        raise ValueError(f"method 'pallas' can not run this: {reason}; method 'auto' would take another")
+    return _scan(method, given, reset)
 
 
 def _by_platform(name: str) -> Callable[..., Any]:

@@ -62,9 +62,9 @@ def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, A
         def chunk(i: Array, h: Array) -> Array:
             if keep:
                 program.put_block(kept, h, program.sequence, i)
-            return jax.lax.fori_loop(i * grid.parts, (i + 1) * grid.parts, part, h)
+            return _loop(i * grid.parts, (i + 1) * grid.parts, part, h)
 
-        h = jax.lax.fori_loop(0, grid.chunks, chunk, program.of_sequence(h0))
+        h = _loop(0, grid.chunks, chunk, program.of_sequence(h0))
         program.put_block(last, h, program.sequence)
 
     return _call(walk, grid, (given, reset), (y, last, kept))
@@ -102,7 +102,7 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
             number = grid.chunks * grid.parts - 1 - k
             i = jax.lax.div(number, jnp.int32(grid.parts))
             h, first = program.block(kept, program.sequence, i), i * grid.parts
-            h = jax.lax.fori_loop(first, number, lambda j, h: onward(j * grid.part, h)[-1], h)
+            h = _loop(first, number, lambda j, h: onward(j * grid.part, h)[-1], h)
             begin = number * grid.part
             states = onward(begin, h)
             for now in program.steps(maps, a, reset, g, begin, grid.part, reverse=True):
@@ -112,7 +112,7 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
         incoming = program.of_sequence(g_last)
         zero = jnp.zeros_like(incoming)
         carry = incoming, zero, None if restart is None else zero
-        incoming, a_bar, to_restart = jax.lax.fori_loop(0, grid.chunks * grid.parts, part, carry)
+        incoming, a_bar, to_restart = _loop(0, grid.chunks * grid.parts, part, carry)
         program.put_block(outs.maps.a, a_bar, program.sequence)
         program.put_block(outs.h0, incoming, program.sequence)
         if to_restart is not None:
@@ -155,7 +155,8 @@ class _Grid:
     @property
     def part(self) -> int:
         """Steps of a part of a chunk."""
-        return min(_PART, self.chunk)
+        # Of more steps in a row, interpreted, XLA takes long to compile the passes.
+        return min(_PART if on_cuda() else 4, self.chunk)
 
     @property
     def parts(self) -> int:
@@ -226,8 +227,8 @@ class _Program:
     def __init__(self, grid: _Grid):
         self.grid = grid
         self.sequence, self.number = divmod(pl.program_id(0), grid.blocks)
-        self.columns = self.number * grid.lanes + jnp.arange(grid.lanes)
-        self.rows = jnp.arange(grid.rows)
+        self.columns = self.number * grid.lanes + jnp.arange(grid.lanes, dtype=jnp.int32)
+        self.rows = jnp.arange(grid.rows, dtype=jnp.int32)
         self.lane_exists = None if grid.channels % grid.lanes == 0 else self.columns < grid.channels
         self.row_exists = None if grid.rows == grid.states else self.rows < grid.states
         self.cell_exists = _both(_column(self.row_exists), _row(self.lane_exists))
@@ -294,6 +295,11 @@ class _Program:
     def _until_end(self, t: Array, columns: Array, exists: Array | None) -> Array | None:
         """Which columns exist, at a step that may lie behind the end."""
         return exists if self.grid.whole else _both(jnp.broadcast_to(t < self.grid.time, columns.shape), exists)
+
+
+def _loop(begin: Array | int, end: Array | int, body: Callable[[Array, Any], Any], carry: Any) -> Any:
+    """A loop that counts in 32 bits, in x64 too."""
+    return jax.lax.fori_loop(jnp.int32(begin), jnp.int32(end), body, carry)
 
 
 def _load(ref: Any, mask: Array | None) -> Array:
