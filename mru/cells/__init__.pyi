@@ -37,6 +37,7 @@ from mru.cells.rnn_cell import RNNCell as RNNCell
 from mru.cells.s4d import S4D as S4D
 from mru.cells.s5 import S5 as S5
 from mru.cells.s5 import BidirectionalS5 as BidirectionalS5
+from mru.cells.s6 import S6 as S6
 from mru.operators.base import State as State
 
 def get(name: str) -> type[Cell]: ...

@@ -96,6 +96,24 @@ def wide(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float64) if jnp.issubdtype(dtype, jnp.inexact) else dtype
 
 
+def in_precision_of(x: Array, state: State) -> State:
+    """The state, of float64 and complex128 where the input is float64: a loop must not change the dtype it carries."""
+    if x.dtype != jnp.float64:
+        return state
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(leaf.dtype)), state)
+
+
+def resets(reset: Array, x: Array) -> Array:
+    """`reset` as (..., T)."""
+    reset, shape = jnp.asarray(reset), x.shape[:-1]
+    try:
+        if reset.dtype != bool or reset.shape[-1:] != shape[-1:]:
+            raise ValueError
+        return jnp.broadcast_to(reset, shape)
+    except ValueError:
+        raise ValueError(f"reset must be bool {shape}, got {reset.dtype} {reset.shape}") from None
+
+
 class Cell(nnx.Module):
     """A causal sequence layer (..., T, D) -> (..., T, D) that can also be run one step at a time.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from mru.cells._base import Cell, named, wide
+from mru.cells._base import Cell, in_precision_of, named, resets
 from mru.engine import newton
 from mru.engine.recurrence import loop
 from mru.engine.steps import at
@@ -168,21 +168,3 @@ class RecurrentCell(Cell):
                 f"got {given}"
             )
         return jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), h, new)
-
-
-def in_precision_of(x: Array, state: State) -> State:
-    """The state, of float64 and complex128 where the input is float64: a loop must not change the dtype it carries."""
-    if x.dtype != jnp.float64:
-        return state
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(leaf.dtype)), state)
-
-
-def resets(reset: Array, x: Array) -> Array:
-    """`reset` as (..., T)."""
-    reset, shape = jnp.asarray(reset), x.shape[:-1]
-    try:
-        if reset.dtype != bool or reset.shape[-1:] != shape[-1:]:
-            raise ValueError
-        return jnp.broadcast_to(reset, shape)
-    except ValueError:
-        raise ValueError(f"reset must be bool {shape}, got {reset.dtype} {reset.shape}") from None

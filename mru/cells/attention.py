@@ -13,9 +13,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mru.cells import _softmax
-from mru.cells._base import Cell, as_rngs, at_least_one, named
+from mru.cells._base import Cell, as_rngs, at_least_one, in_precision_of, named, resets
 from mru.cells._linear import linear, product_dtype
-from mru.cells._recurrent import in_precision_of, resets
 from mru.operators.base import State
 
 # Positions are split into multiples of this and a rest, so that their angles are exact to 3e-4 in float32, however long

@@ -8,10 +8,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells._base import as_rngs, named
+from mru.cells._base import as_rngs, in_precision_of, named, resets
 from mru.cells._legendre import LegendreCell
 from mru.cells._linear import linear
-from mru.cells._recurrent import in_precision_of, resets
 from mru.operators.base import State
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from mru.cells._base import named
+from mru.cells._base import in_precision_of, named, resets
 from mru.cells._legendre import LegendreCell
-from mru.cells._recurrent import in_precision_of, resets
 from mru.operators.base import State
 
 

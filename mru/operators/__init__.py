@@ -8,6 +8,7 @@ from mru.operators.pair_affine import PairAffine
 from mru.operators.play import Play
 from mru.operators.relay import Relay
 from mru.operators.route import Gather, Route, ScoredRoute
+from mru.operators.selective import Selective
 from mru.operators.switch import Switch
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Relay",
     "Route",
     "ScoredRoute",
+    "Selective",
     "Switch",
     "field",
 ]

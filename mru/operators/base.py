@@ -61,6 +61,7 @@ class Form:
     axes: int = 1
     scalar: bool = False
     constant: bool = False
+    own_channels: bool = False
 
 
 def field(
@@ -69,6 +70,7 @@ def field(
     axes: int = 1,
     scalar: bool = False,
     constant: bool = False,
+    own_channels: bool = False,
     default: Any = dataclasses.MISSING,
 ) -> Any:
     """Say what the arrays of an operator's field may be; one that says nothing takes any arrays (..., T, N).
@@ -78,9 +80,10 @@ def field(
         axes: Axes after the time axis: 1 for (..., T, N), 3 for a 2x2 block a channel, (..., T, N, 2, 2).
         scalar: One number for all steps and channels; it is not differentiated.
         constant: May also be given without batch and time axes, (N,), and is then never materialised for every step.
+        own_channels: Its last axis is not that of the other fields' channels.
         default: Value if none is given.
     """
-    return dataclasses.field(default=default, metadata={"form": Form(kinds, axes, scalar, constant)})
+    return dataclasses.field(default=default, metadata={"form": Form(kinds, axes, scalar, constant, own_channels)})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))
