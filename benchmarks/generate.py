@@ -3,8 +3,9 @@
 python -m benchmarks.generate --out results/benchmarks/generate-cpu.json
 
 A model reads a context of tokens, in chunks, and then generates: each token is the likeliest after the one before, by
-one call of the compiled `step`, and is waited for. The median over the tokens is taken, and of several repeats, which
-start from the same context, the median again. Weights are those at the start, as time does not depend on them.
+`step`, all in one program, as the host would otherwise take longer to ask for a token than the device to make it. The
+median is taken of several repeats, which start from the same context. Weights are those at the start, as time does not
+depend on them.
 
 "attention, cache" keeps the keys and values of the whole context, "attention, no cache" reads all of it again for each
 token. Both are Transformers, blocks of attention and a gated MLP, which all models here have.
@@ -50,20 +51,22 @@ class Generator:
         self.state = model.initial_state((1,))
         # Everything that a state holds is written in place.
         self._read = jax.jit(self._chunk, donate_argnums=1)
-        self._step = jax.jit(self._one, donate_argnums=1)
-        self._all = jax.jit(self._again)
+        self._go_on = jax.jit(self._tokens, static_argnums=0)
 
     def _chunk(self, variables: Any, state: Any, tokens: jax.Array) -> Any:
         logits, state = nnx.merge(self.graphdef, variables)(tokens, state)
         return _likeliest(logits), state
 
-    def _one(self, variables: Any, state: Any, token: jax.Array) -> Any:
-        logits, state = nnx.merge(self.graphdef, variables).step(token, state)
-        return _likeliest(logits), state
+    def _tokens(self, count: int, variables: Any, token: jax.Array, state: Any) -> Any:
+        def one(_: Any, carry: Any) -> Any:
+            token, state = carry
+            if state is not None:
+                logits, state = nnx.merge(self.graphdef, variables).step(token, state)
+                return _likeliest(logits), state
+            found = _likeliest(nnx.merge(self.graphdef, variables)(token)[0])
+            return jnp.concatenate([token[:, 1:], found[:, None]], 1), None
 
-    def _again(self, variables: Any, tokens: jax.Array) -> Any:
-        token = _likeliest(nnx.merge(self.graphdef, variables)(tokens)[0])
-        return token, jnp.concatenate([tokens[:, 1:], token[:, None]], 1)
+        return jax.lax.fori_loop(0, count, one, (token, state))
 
     def read(self, tokens: jax.Array) -> tuple[jax.Array, Any]:
         """The likeliest token after a context (1, T), and the state there."""
@@ -72,28 +75,28 @@ class Generator:
             token, state = self._read(self.variables, state, tokens[:, begin : begin + CHUNK])
         return jax.block_until_ready((token, state))
 
-    def seconds(self, token: jax.Array, state: Any, count: int) -> list[float]:
-        """Of each of so many tokens, by `step`, after one that is not counted."""
-        state = jax.tree.map(jnp.copy, state)  # the next repeat starts from it too
-        return _clocked(functools.partial(self._step, self.variables), state, token, count)
+    def go_on(self, token: jax.Array, state: Any, count: int) -> tuple[jax.Array, Any]:
+        """So many tokens more.
 
-    def seconds_again(self, tokens: jax.Array, count: int) -> list[float]:
-        """Of each of so many tokens, by reading the whole context again, after one that is not counted."""
-        return _clocked(lambda tokens, _: self._all(self.variables, tokens), tokens, None, count)
+        Args:
+            token: The last token, int (1,), or without a state all tokens of the context, (1, T).
+            state: The state after the token before it; None to read the whole context again for each token.
+            count: How many.
+
+        Returns:
+            The same, moved on.
+        """
+        return self._go_on(count, self.variables, token, state)
+
+    def seconds(self, token: jax.Array, state: Any, count: int) -> float:
+        """Of each of so many tokens, and of compiling where that is the first call with this number."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.go_on(token, state, count))
+        return (time.perf_counter() - began) / count
 
 
 def _likeliest(logits: jax.Array) -> jax.Array:
     return jnp.argmax(logits, -1).astype(jnp.int32)
-
-
-def _clocked(advance: Any, state: Any, token: Any, count: int) -> list[float]:
-    """Seconds of each of `count` tokens, made by (state, token) -> (token, state)."""
-    times = []
-    for _ in range(count + 1):
-        began = time.perf_counter()
-        token, state = jax.block_until_ready(advance(state, token))
-        times.append(time.perf_counter() - began)
-    return times[1:]
 
 
 def measured(
@@ -114,7 +117,7 @@ def measured(
     tokens = jax.random.randint(jax.random.key(0), (1, context), 0, VOCABULARY, jnp.int32)
     facts: dict[str, Any] = {}
     if name == UNCACHED:
-        clock = functools.partial(generator.seconds_again, tokens)
+        clock = functools.partial(generator.seconds, tokens, None)
         held = 0
     else:
         token, state = generator.read(tokens)  # compiles
@@ -123,14 +126,16 @@ def measured(
         facts["context_seconds"] = time.perf_counter() - began
         clock = functools.partial(generator.seconds, token, state)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    count = min(count, max(3, int(limit / clock(1)[0])))
-    medians = [statistics.median(clock(count)) for _ in range(repeats)]
+    clock(3)  # compiles, and is not counted
+    count = min(count, max(3, int(limit / clock(3))))
+    clock(count)
+    seconds = [clock(count) for _ in range(repeats)]
     at = {"name": name, "context": context, "blocks": blocks, "width": width, "batch": 1}
     return {
         **at,
-        "seconds": statistics.median(medians),
-        "fastest": min(medians),
-        "slowest": max(medians),
+        "seconds": statistics.median(seconds),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
         "tokens": count,
         "repeats": repeats,
         "state_bytes": held,

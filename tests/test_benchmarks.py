@@ -167,11 +167,11 @@ def test_a_cache_generates_what_reading_all_again_does():
     token, state = cached.read(tokens)
     found, expected = [int(token[0])], []
     for _ in range(5):
-        token, state = cached._step(cached.variables, state, token)
+        token, state = cached.go_on(token, state, 1)
         found.append(int(token[0]))
     for _ in range(6):
-        token, tokens = uncached._all(uncached.variables, tokens)
-        expected.append(int(token[0]))
+        tokens, _ = uncached.go_on(tokens, None, 1)
+        expected.append(int(tokens[0, -1]))
     assert found == expected
     assert len(set(found)) > 2
 
