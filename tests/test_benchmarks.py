@@ -14,7 +14,7 @@ from jax.experimental import io_callback
 from train_helpers import ROOT, config_file
 
 import mru
-from benchmarks import generate, rivals, runs
+from benchmarks import generate, rivals, runs, selective
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -111,6 +111,30 @@ def test_scan_prints_a_table_and_writes_json_and_a_plot(tmp_path):
     assert {"jax", "python"} <= content["versions"].keys()
     assert content["command"].startswith("python -m benchmarks.scan --shape 1,32,4")
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_selective_scans_and_layers_are_compared(tmp_path):
+    out = tmp_path / "selective.json"
+    run("benchmarks.selective", "--shape", "1,32,8,4", "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["part"], row["pass"]) for row in rows[::2]] == [
+        ("scan", "forward"), ("scan", "backward"), ("layer", "forward"), ("layer", "backward")
+    ]  # fmt: skip
+    assert {row["method"] for row in rows} == {"mru auto", "associative_scan, autodiff"}
+    assert all(row["seconds"] > 0 for row in rows)
+    for row in rows:
+        assert row["times_input"] == row["temporary_bytes"] / (4 * 32 * 8)
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("part", [selective.scans, selective.layers])
+def test_the_rival_of_the_selective_scan_computes_the_same(part):
+    (ours, make), (rival, _) = (part((2, 7, 4, 3), method) for method in (selective.OURS, selective.RIVAL))
+    given = jax.jit(make)()
+    g = jax.random.normal(jax.random.key(1), (2, 7, 4))
+    for f in (lambda f: f(given), lambda f: selective.gradient(f, given, g)):
+        a, b = f(ours), f(rival)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), a, b)
 
 
 def test_train_measures_layers_and_steps(tmp_path):
