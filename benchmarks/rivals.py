@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from mru import Affine, Relay
-from mru.operators import Operator
+from mru.operators import Operator, Selective
 from mru.operators.surrogate import sign
 
 
@@ -20,6 +20,17 @@ def associative_scan(op: Operator, h0: Array | None = None, **_) -> Array:
     op = from_zero(op) if h0 is None else from_state(op, h0)
     prefix = jax.lax.associative_scan(lambda f, g: g.compose(f), op, axis=op.constant().ndim - 2)
     return prefix.constant()
+
+
+def selective(op: Selective) -> Array:
+    """The outputs of a selective scan as anybody would write it: `jax.lax.associative_scan` over (T, D, N)."""
+    a, b = jnp.exp(op.dt[..., None] * op.a), (op.dt * op.x)[..., None] * op.b[..., None, :]
+
+    def compose(f: tuple[Array, Array], g: tuple[Array, Array]) -> tuple[Array, Array]:
+        return g[0] * f[0], g[0] * f[1] + g[1]
+
+    _, h = jax.lax.associative_scan(compose, (a, b), axis=op.x.ndim - 2)
+    return op.readout(h)
 
 
 def lax_scan(op: Operator) -> Array:

@@ -184,7 +184,8 @@ figure
 
 # %%
 noise = jax.random.normal(jax.random.key(0), (16, 200, 8))
-cells = {name: mru.cells.get(name)(features=8, state_size=32, rngs=nnx.Rngs(0)) for name in mru.cells.names()}
+names = ["bmru", "cmru", "alpha_cmru", "fq_bmru", "pmru", "lru", "s5", "mingru"]
+cells = {name: mru.cells.get(name)(features=8, state_size=32, rngs=nnx.Rngs(0)) for name in names}
 cells["bmru, leak 1"] = mru.cells.BMRU(8, 32, rngs=nnx.Rngs(0))
 cells["bmru, leak 1"].epsilon[...] = jnp.float32(1)
 seen = {name: np.asarray(mru.dynamics.sensitivity(cell, noise)) for name, cell in cells.items()}

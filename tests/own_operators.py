@@ -1,4 +1,4 @@
-"""Operators as users write them, with nothing but fields, `compose` and `apply`, and their maps in NumPy."""
+"""Operators with nothing but fields, `compose` and `apply`, users' and the library's, and their maps in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 import mru
-from mru.operators import field
+from mru.operators import PairAffine, field
 
 
 class MaxPlus(mru.Operator):
@@ -83,7 +83,7 @@ def draw(name, rng, batch, time, channels):
     if name == "permuted":
         op = Permuted(rng.integers(0, channels, shape), 0.8 * normal(*shape), normal(*shape))
         return op, lambda op, t, h: t(op.factor) * np.take_along_axis(h, t(op.index), -1) + t(op.offset)
-    constant = name == "constant pairs"
+    constant = name.startswith("constant")
     blocks = 0.3 * normal(*(() if constant else shape[:-1]), channels, 2, 2)
 
     def pairs(op, t, h):
@@ -93,15 +93,24 @@ def draw(name, rng, batch, time, channels):
             "z": m[..., 1, 0] * h["y"] + m[..., 1, 1] * h["z"] + t(op.force["z"]),
         }
 
+    def pair_affine(op, t, h):
+        a = op.a if constant else jax.tree.map(t, op.a)
+        return tuple(a[k][0] * h[0] + a[k][1] * h[1] + t(op.b[k]) for k in (0, 1))
+
+    if "affine" in name:
+        entries = tuple(tuple(blocks[..., k, j] for j in (0, 1)) for k in (0, 1))
+        return PairAffine(entries, (normal(*shape), normal(*shape))), pair_affine
     return Pairs(blocks, {"y": normal(*shape), "z": normal(*shape)}), pairs
 
 
-NAMES = ["max-plus", "pairs", "constant pairs", "permuted"]
+NAMES = ["max-plus", "constant pairs", "permuted", "pair affine", "constant pair affine"]
 
 
 def state(name, rng, *shape):
     """A state of an operator."""
     x, y = rng.normal(size=(2, *shape)).astype(np.float32)
+    if "affine" in name:
+        return x, y
     return {"y": x, "z": y} if "pairs" in name else x
 
 

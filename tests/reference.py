@@ -74,3 +74,29 @@ def sigmoid(u):
 def affine(p, name, x):
     """x W + b of the linear layer `name`."""
     return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]
+
+
+def assert_gradients(cell, outputs, time=6):
+    """The gradient of each parameter of a cell, at its first and last number, is a central difference of `outputs`.
+
+    Args:
+        cell: Cell.
+        outputs: (parameters as of `cell_parameters`, x (5, T, D), reset) -> outputs, NumPy.
+        time: T.
+    """
+    rng, reset, p = np.random.default_rng(0), patterns(time), cell_parameters(cell)
+    x, weight = rng.normal(size=(2, len(reset), time, cell.features))
+    graphdef, variables = nnx.split(cell)
+    with jax.enable_x64(True):
+        bars = jax.jit(jax.grad(lambda v: (weight * nnx.merge(graphdef, v)(x, reset=reset)[0]).sum()))(variables)
+
+    def loss(name, index, change):
+        moved = p[name].copy()
+        moved[index] += change
+        return (weight * outputs(p | {name: moved}, x, reset)).sum()
+
+    for path, bar in nnx.to_flat_state(bars):
+        name = "/".join(map(str, path))
+        for index in ((0,) * p[name].ndim, (-1,) * p[name].ndim):
+            difference = (loss(name, index, 1e-6) - loss(name, index, -1e-6)) / 2e-6
+            np.testing.assert_allclose(bar[...][index], difference, rtol=1e-5, atol=1e-6, err_msg=f"{name} {index}")

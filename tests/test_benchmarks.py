@@ -14,7 +14,7 @@ from jax.experimental import io_callback
 from train_helpers import ROOT, config_file
 
 import mru
-from benchmarks import rivals, runs
+from benchmarks import generate, rivals, runs, selective
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -113,6 +113,30 @@ def test_scan_prints_a_table_and_writes_json_and_a_plot(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
+def test_selective_scans_and_layers_are_compared(tmp_path):
+    out = tmp_path / "selective.json"
+    run("benchmarks.selective", "--shape", "1,32,8,4", "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["part"], row["pass"]) for row in rows[::2]] == [
+        ("scan", "forward"), ("scan", "backward"), ("layer", "forward"), ("layer", "backward")
+    ]  # fmt: skip
+    assert {row["method"] for row in rows} == {"mru auto", "associative_scan, autodiff"}
+    assert all(row["seconds"] > 0 for row in rows)
+    for row in rows:
+        assert row["times_input"] == row["temporary_bytes"] / (4 * 32 * 8)
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("part", [selective.scans, selective.layers])
+def test_the_rival_of_the_selective_scan_computes_the_same(part):
+    (ours, make), (rival, _) = (part((2, 7, 4, 3), method) for method in (selective.OURS, selective.RIVAL))
+    given = jax.jit(make)()
+    g = jax.random.normal(jax.random.key(1), (2, 7, 4))
+    for f in (lambda f: f(given), lambda f: selective.gradient(f, given, g)):
+        a, b = f(ours), f(rival)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), a, b)
+
+
 def test_train_measures_layers_and_steps(tmp_path):
     out = tmp_path / "train.json"
     run("benchmarks.train", "--part", "layer", "--part", "step", "--longest", "256", "--out", out)
@@ -125,6 +149,55 @@ def test_train_measures_layers_and_steps(tmp_path):
     assert min(times) > 0
     assert len(set(times)) == len(times)  # each was measured
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_newton_counts_iterations_and_times_layers(tmp_path):
+    out = tmp_path / "newton.json"
+    said = run(
+        "benchmarks.newton", "--longest", "256", "--series", "BRC, newton", "--series", "GRU (nnx.RNN)", "--out", out
+    )
+    rows = json.loads(out.read_text())["rows"]
+    counted, timed = ([row for row in rows if row["part"] == part] for part in ("iterations", "time"))
+    most = {(row["input"], row["gain"]): max(row["iterations"]) for row in counted}
+    assert {kind for kind, _ in most} == {"white noise", "copy first", "sparse flips"}
+    # Monostable it takes a few iterations; bistable more, and where they are too many the states are the loop's.
+    assert all(count <= 6 for (_, gain), count in most.items() if gain < 1)
+    assert most["sparse flips", 1.95] > 20
+    assert all(row["distance_from_loop"] < 1e-6 for row in counted if row["gain"] < 1 or not all(row["converged"]))
+    assert {row["name"]: row["speedup"] == 1 for row in timed} == {"BRC, newton": False, "GRU (nnx.RNN)": True}
+    assert all(row["seconds"] > 0 and row["length"] == 256 for row in timed)
+    assert said.count("T = 256") == 2
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_generate_measures_every_model_at_every_context(tmp_path):
+    out = tmp_path / "generate.json"
+    options = ["--longest", "256", "--blocks", "1", "--width", "16", "--tokens", "3", "--repeats", "2"]
+    run("benchmarks.generate", *options, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    expected = {name for name in generate.MODELS if name.split(",")[0] in mru.cells.names()}
+    assert {(row["name"], row["context"]) for row in rows} == {(name, n) for name in expected for n in (64, 256)}
+    assert all(0 < row["fastest"] <= row["seconds"] <= row["slowest"] for row in rows)
+    held = {(row["name"], row["context"]): row["state_bytes"] for row in rows}
+    assert held["pmru", 64] == held["pmru", 256] > 0
+    assert held[generate.CACHED, 256] > 3.9 * held[generate.CACHED, 64]
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_cache_generates_what_reading_all_again_does():
+    """In one block, whose keys do not depend on what has left the window."""
+    tokens = jax.random.randint(jax.random.key(1), (1, 24), 0, generate.VOCABULARY, jnp.int32)
+    cached, uncached = (generate.Generator(name, 1, 16, 24) for name in (generate.CACHED, generate.UNCACHED))
+    token, state = cached.read(tokens)
+    found, expected = [int(token[0])], []
+    for _ in range(5):
+        token, state = cached.go_on(token, state, 1)
+        found.append(int(token[0]))
+    for _ in range(6):
+        tokens, _ = uncached.go_on(tokens, None, 1)
+        expected.append(int(tokens[0, -1]))
+    assert found == expected
+    assert len(set(found)) > 2
 
 
 def test_runs_clock_each_check_and_leave_them_out(tmp_path):

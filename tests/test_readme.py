@@ -10,6 +10,7 @@ import sys
 import pytest
 from matplotlib import image
 
+import mru
 import tasks
 from mru.training import command_line, commands
 
@@ -53,6 +54,12 @@ def test_links_and_named_files_exist():
     named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(re.findall(r"`((?:configs|tasks|mru)/[\w/.]+)`", README))
     assert len(named) > 5
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_cell_has_its_row():
+    table = README.split("\n## Cells\n")[1].split("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, re.M)
+    assert sorted(named) == [name for name in mru.cells.names() if not name.startswith("test_")]
 
 
 def test_the_tables_of_results_are_what_was_measured():

@@ -80,9 +80,38 @@ def as_rngs(rngs: nnx.Rngs | int) -> nnx.Rngs:
         raise ValueError(f"rngs must be an nnx.Rngs or an int seed, got {type(rngs).__name__}") from None
 
 
+def at_least_one(name: str, size: int) -> int:
+    """A size as an int.
+
+    Raises:
+        ValueError: It is not an integer of at least 1.
+    """
+    if not hasattr(size, "__index__") or operator.index(size) < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+    return operator.index(size)
+
+
 def wide(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that a state has where the input is float64: float64, complex128, or that of integers and booleans."""
     return jnp.promote_types(dtype, jnp.float64) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+
+
+def in_precision_of(x: Array, state: State) -> State:
+    """The state, of float64 and complex128 where the input is float64: a loop must not change the dtype it carries."""
+    if x.dtype != jnp.float64:
+        return state
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(leaf.dtype)), state)
+
+
+def resets(reset: Array, x: Array) -> Array:
+    """`reset` as (..., T)."""
+    reset, shape = jnp.asarray(reset), x.shape[:-1]
+    try:
+        if reset.dtype != bool or reset.shape[-1:] != shape[-1:]:
+            raise ValueError
+        return jnp.broadcast_to(reset, shape)
+    except ValueError:
+        raise ValueError(f"reset must be bool {shape}, got {reset.dtype} {reset.shape}") from None
 
 
 class Cell(nnx.Module):
@@ -190,11 +219,8 @@ class Cell(nnx.Module):
         raise NotImplementedError
 
     def _set_sizes(self, features: int, state_size: int) -> None:
-        for name, size in (("features", features), ("state_size", state_size)):
-            if not hasattr(size, "__index__") or operator.index(size) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
-        self.features = operator.index(features)
-        self.state_size = operator.index(state_size)
+        self.features = at_least_one("features", features)
+        self.state_size = at_least_one("state_size", state_size)
 
     def _check(self, x: Array, time: bool) -> None:
         name = type(self).__name__

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mru.cells._base import Cell, StateParam, as_rngs, named
+from mru.cells._discretize import check_steps, log_steps, zero_order_hold
 from mru.cells._hippo import hippo_normal
 from mru.cells._linear import complex_in, product_dtype, real_out
 from mru.cells._scan import ScanCell
@@ -103,10 +104,7 @@ class S5(ScanCell, name="s5"):
         self.b = StateParam(jnp.stack([b.real, b.imag], 1).astype(jnp.float32))
         self.c = nnx.Param(_output_matrix(c_init, vectors, blocks, features, rngs))
         self.d = nnx.Param(jax.random.normal(rngs.params(), (features,), jnp.float32))
-        low, high = math.log(step_min), math.log(step_max)
-        self.log_step = StateParam(
-            jax.random.uniform(rngs.params(), (self.channels,), jnp.float32, minval=low, maxval=high)
-        )
+        self.log_step = StateParam(log_steps(self.channels, step_min, step_max, rngs))
         self.discretization = discretization
         self.step_rescale = step_rescale
         self.clip_eigenvalues = clip_eigenvalues
@@ -141,7 +139,7 @@ class S5(ScanCell, name="s5"):
         if self.discretization == "bilinear":
             half = lam * dt / 2
             return (1 + half) / (1 - half), dt / (1 - half)
-        return jnp.exp(lam * dt), jnp.expm1(lam * dt) / lam
+        return zero_order_hold(lam, dt)
 
     def __call__(
         self,
@@ -230,10 +228,7 @@ def _check_options(discretization: str, c_init: str, step_min: float, step_max: 
         raise ValueError(f"S5 discretization must be 'zoh' or 'bilinear', got {discretization!r}")
     if c_init not in C_INITS:
         raise ValueError(f"S5 c_init must be one of {', '.join(C_INITS)}, got {c_init!r}")
-    if not 0 < step_min <= step_max < math.inf:
-        raise ValueError(
-            f"S5 needs 0 < step_min <= step_max, both finite, got step_min {step_min} and step_max {step_max}"
-        )
+    check_steps("S5", step_min, step_max)
     if not 0 < step_rescale < math.inf:
         raise ValueError(f"S5 needs a positive, finite step_rescale, got {step_rescale}")
 

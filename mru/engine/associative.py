@@ -19,6 +19,7 @@ from mru.engine.steps import (
     at,
     backward_step,
     decoded,
+    handed_back,
     one_step,
     part,
     previous,
@@ -28,7 +29,7 @@ from mru.engine.steps import (
     varies,
     widen,
 )
-from mru.operators import Affine, Operator
+from mru.operators import Operator
 from mru.operators.base import State, select
 
 
@@ -85,25 +86,25 @@ def pullback(
     op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, h: Any, g: State
 ) -> tuple[Operator, State, State | None]:
     """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
-    if not op.says("jacobian"):
+    if not op.says_derivative():
         return _derived(op, h0, reset, reset_state, reverse, g)
     axis, wide = time_axis(op), widen(op, op.dtype)
     h = decoded(op, h, h0, reset_state, axis)
     before = states_before(h, h0, reset, reset_state, axis, reverse)
-    jacobian = wide.jacobian(before)
-    # g_t += J_{t+1} g_{t+1}, unless a sequence starts at t + 1: an affine scan, in the other direction.
-    zero = jnp.zeros_like(h0)
-    ahead = jacobian if jacobian.ndim == 1 else previous(jacobian, zero, axis, not reverse)
+    # What step t + 1 hands to step t, unless a sequence starts there: a scan of the adjoint, in the other direction.
+    zero = jax.tree.map(jnp.zeros_like, h0)
     starts = None
     if reset is not None:
         starts = previous(reset, jnp.zeros_like(at(reset, 0, axis)), axis, not reverse)
-        if ahead.ndim > 1:
-            # Its state being zero there, 0 * NaN of the sequence ahead would enter this one.
-            ahead = select(starts, jnp.zeros_like(ahead), ahead)
-    g = every_state(Affine(ahead, g), zero, starts, zero, not reverse)
+    handed = previous(
+        every_state(handed_back(wide, before, g), zero, starts, zero, not reverse), zero, axis, not reverse
+    )
+    if starts is not None:
+        handed = select(starts, jax.tree.map(jnp.zeros_like, handed), handed)
+    g = jax.tree.map(jnp.add, g, handed)
     bars, incoming, to_reset = backward_step(wide, before, g, reset)
     first = at(incoming, -1 if reverse else 0, axis)
-    return assembled(op, bars), first, None if to_reset is None else to_reset.sum(axis)
+    return assembled(op, bars), first, jax.tree.map(lambda x: x.sum(axis), to_reset)
 
 
 def _derived(

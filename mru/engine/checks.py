@@ -46,7 +46,7 @@ def operator(op: Any) -> Operator:
             return x
         if complex_ and form.kinds == "fc" and real:
             x = x.astype(dtype)  # a real field beside a complex one
-        rest = channels if form.axes == 1 else x.shape[x.ndim - form.axes :]
+        rest = channels if form.axes == 1 and not form.own_channels else x.shape[x.ndim - form.axes :]
         # A number or one a channel, of a field that is not said to be constant, is repeated.
         return jnp.broadcast_to(x, rest if form.constant and x.ndim == form.axes else (*leading, *rest))
 
@@ -61,7 +61,9 @@ def _shape(op: Operator, pairs: list[tuple[Array, Form]]) -> tuple[tuple[int, ..
     moving = [(x, form) for x, form in given if x.ndim > form.axes]
     try:
         leading = jnp.broadcast_shapes(*(x.shape[: x.ndim - form.axes] for x, form in moving))
-        channels = jnp.broadcast_shapes(*(x.shape[-1:] for x, form in given if form.axes == 1))
+        channels = jnp.broadcast_shapes(
+            *(x.shape[-1:] for x, form in given if form.axes == 1 and not form.own_channels)
+        )
     except ValueError:
         raise ValueError(f"fields of {name} must broadcast to (..., T, N), got {_shapes(op)}") from None
     short = [x for x, form in given if form.axes > 1 and x.ndim < form.axes]

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.engine.composition import Composition
-from mru.engine.steps import states_before, time_axis, widen
-from mru.operators import Affine, Operator
+from mru.engine.steps import handed_back, states_before, time_axis, varies, widen
+from mru.operators import Operator
 from mru.operators.base import State, select
 
 Composed = Callable[..., Composition]
@@ -78,20 +78,18 @@ def first_cotangent(
         axis_name: Mesh axis.
     """
     zero, dtype = jax.tree.map(jnp.zeros_like, h0), op.dtype
-    if not op.says("jacobian"):
+    if not op.says_derivative():
         return _derived(composed, pullback, op, h0, reset, reset_state, reverse, h, g, axis_name)
 
-    def build(op: Operator, others: Any) -> Affine:
-        # What a step hands to the one before it: J (g + what comes in), and nothing where a sequence starts.
+    def build(op: Operator, others: Any) -> Operator:
+        # What a step hands to the one before it, and nothing where a sequence starts.
         before, g, reset = others
-        jacobian = widen(op, dtype).jacobian(before)
-        maps = Affine(jacobian, jacobian * g)
+        maps = handed_back(widen(op, dtype), before, g)
+        leaves, tree = jax.tree.flatten(maps)
         if reset is None:
             return maps
-        nothing = jnp.zeros_like(maps.b)
-        return Affine(
-            jacobian if jacobian.ndim == 1 else select(reset, nothing, jacobian), select(reset, nothing, maps.b)
-        )
+        pairs = zip(leaves, varies(maps), strict=True)
+        return jax.tree.unflatten(tree, [select(reset, jnp.zeros_like(x), x) if moves else x for x, moves in pairs])
 
     before = states_before(h, h0, reset, reset_state, time_axis(op), reverse)
     composition = composed(build, op, (before, g, reset), reset, zero, not reverse)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators import Operator
+from mru.operators import Affine, Operator
 from mru.operators.base import State, select
 
 
@@ -121,14 +121,27 @@ def backward_step(
         The cotangents of the operator's arrays, None for one that has none; and what goes back from the state before
         the step: to the step before it, and to the reset state (None without `reset`).
     """
-    if op.says("jacobian"):
-        bars, incoming = field_cotangents(op, before, g), op.jacobian(before) * g
+    if op.says_derivative():
+        bars, incoming = field_cotangents(op, before, g), transposed(op, before, g)
     else:
         bars, incoming = _derived(op, before, g)
     if reset is None:
         return bars, incoming, None
     zero = jax.tree.map(jnp.zeros_like, incoming)
     return bars, select(reset, zero, incoming), select(reset, incoming, zero)
+
+
+def transposed(op: Operator, before: State, g: State) -> State:
+    """J^T g, for the Jacobian J of each step at the state before it."""
+    if op.says("adjoint"):
+        return op.adjoint(before, jax.tree.map(jnp.zeros_like, g)).apply(g)
+    return op.jacobian(before) * g
+
+
+def handed_back(op: Operator, before: State, g: State) -> Operator:
+    """What each step hands to the step before it, as maps of what is handed to it: r -> J^T (g + r)."""
+    through = transposed(op, before, g)
+    return op.adjoint(before, through) if op.says("adjoint") else Affine(op.jacobian(before), through)
 
 
 def field_cotangents(op: Operator, before: State, g: State) -> list[Array | None]:

@@ -81,7 +81,7 @@ class SequenceBlock(nnx.Module):
     def __call__(
         self,
         x: Array,
-        states: tuple[State, ...],
+        states: tuple[State | None, ...],
         reset: Array | None = None,
         rngs: nnx.Rngs | None = None,
         capture: dict[str, Array] | None = None,
@@ -90,7 +90,7 @@ class SequenceBlock(nnx.Module):
 
         Args:
             x: (..., T, D).
-            states: The states of the cells, any pytrees, one a cell.
+            states: The states of the cells, any pytrees, one a cell; None for a cell's initial state.
             reset: Boolean (..., T), true where a new sequence starts.
             rngs: Stream "dropout"; dropout is applied only where this is given.
             capture: If given, it is filled with the input and the intermediates of the cells, by name such as
@@ -125,14 +125,14 @@ class SequenceBlock(nnx.Module):
 
 
 def rematerialised(
-    block: SequenceBlock, x: Array, states: tuple[State, ...], reset: Array | None, rngs: nnx.Rngs | None
+    block: SequenceBlock, x: Array, states: tuple[State | None, ...], reset: Array | None, rngs: nnx.Rngs | None
 ) -> tuple[Array, tuple[State, ...]]:
     """`block(x, states, reset, rngs)`, computed again in the backward pass instead of stored."""
     graphdef, variables = nnx.split(block)
 
     # `jax.checkpoint` wants a pure function: the block's variables and a key go in.
     def run(
-        variables: Any, x: Array, states: tuple[State, ...], reset: Array | None, key: Array | None
+        variables: Any, x: Array, states: tuple[State | None, ...], reset: Array | None, key: Array | None
     ) -> tuple[Array, tuple[State, ...]]:
         rngs = None if key is None else nnx.Rngs(dropout=key)
         return nnx.merge(graphdef, variables)(x, states, reset, rngs)

@@ -87,7 +87,7 @@ class SequenceModel(nnx.Module):
             pooling: What the head reads: "mean" over the real steps, the "last" of them, or every step ("none").
             bidirectional: Every cell in both directions; the model then has no `step` and carries no state.
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
-            method: Method of `mru.scan`.
+            method: Method of `mru.scan`; of one kind of cell by its options, such as {"brc": {"method": "newton"}}.
             remat: Recompute the blocks in the backward pass instead of storing what is inside them.
             dtype: Dtype of the computation, such as "bfloat16"; parameters, states and logits stay float32. If None,
                 that of the inputs and parameters, promoted: float64 inputs are computed with in float64.
@@ -165,13 +165,15 @@ class SequenceModel(nnx.Module):
             raise ValueError("state can not be carried into a bidirectional model")
         if state is not None and lengths is not None:
             raise ValueError("state and lengths exclude each other: a padded batch is whole sequences")
-        state = self._state(state, batch_shape)
+        begins, state = state is None, self._state(state, batch_shape)
         time = jnp.shape(x)[len(batch_shape)]
         segments = Segments.of(state.position, time, reset=reset, lengths=lengths, bidirectional=self.bidirectional)
         rngs = None if rngs is None else as_rngs(rngs)
         x = self._encode(self._known(segments.blank_padding(jnp.asarray(x))), segments.position)
         cells = []
         for number, (block, states) in enumerate(zip(self.blocks, state.cells, strict=True)):
+            if begins:  # a cell may have less to do where it knows that nothing was before
+                states = (None,) * len(states)
             if self.remat and capture is None:
                 x, states = rematerialised(block, x, states, segments.reset, rngs)
             else:

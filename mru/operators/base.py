@@ -61,6 +61,7 @@ class Form:
     axes: int = 1
     scalar: bool = False
     constant: bool = False
+    own_channels: bool = False
 
 
 def field(
@@ -69,6 +70,7 @@ def field(
     axes: int = 1,
     scalar: bool = False,
     constant: bool = False,
+    own_channels: bool = False,
     default: Any = dataclasses.MISSING,
 ) -> Any:
     """Say what the arrays of an operator's field may be; one that says nothing takes any arrays (..., T, N).
@@ -78,9 +80,10 @@ def field(
         axes: Axes after the time axis: 1 for (..., T, N), 3 for a 2x2 block a channel, (..., T, N, 2, 2).
         scalar: One number for all steps and channels; it is not differentiated.
         constant: May also be given without batch and time axes, (N,), and is then never materialised for every step.
+        own_channels: Its last axis is not that of the other fields' channels.
         default: Value if none is given.
     """
-    return dataclasses.field(default=default, metadata={"form": Form(kinds, axes, scalar, constant)})
+    return dataclasses.field(default=default, metadata={"form": Form(kinds, axes, scalar, constant, own_channels)})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))
@@ -99,6 +102,7 @@ class Operator:
         zero_state()         the state that a scan starts from if it is given none; one array of zeros by default
         jacobian(h)          d f(h) / d h, where channel n of f(h) depends on channel n of h alone: the backward pass is
                              then one affine scan; else it is derived from `apply` (step by step) or `compose`
+        adjoint(h, b)        the same where channels depend on each other: the maps g -> J^T g + b, which scan
         cotangent(h, g)      the cotangents of the fields, given the cotangent `g` of f(h); None stands for zero.
                              Derived from `apply` if it says nothing
         lower()              the same maps as another operator, that is closed under composition where this one is not
@@ -130,6 +134,10 @@ class Operator:
 
     def jacobian(self, h: State) -> State:
         """d f(h) / d h, elementwise."""
+        raise NotImplementedError
+
+    def adjoint(self, h: State, b: State) -> Operator:
+        """The maps `g -> J^T g + b`, with J = d f(h) / d h, transposed and not conjugated."""
         raise NotImplementedError
 
     def cotangent(self, h: State, g: State) -> Self:
@@ -203,6 +211,11 @@ class Operator:
     def forms(cls) -> dict[str, Form]:
         """What each field says of its arrays."""
         return {field.name: field.metadata.get("form", Form()) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def says_derivative(cls) -> bool:
+        """If it says d f(h) / d h, as a Jacobian or as an adjoint."""
+        return cls.says("jacobian") or cls.says("adjoint")
 
     @classmethod
     def says(cls, method: str) -> bool:

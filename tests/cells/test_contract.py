@@ -14,6 +14,7 @@ from flax import nnx
 from reference import shake, soft_step
 
 from mru import Affine, Clamp, Latch, Play, Relay, cells
+from mru.operators import PairAffine, ScoredRoute
 
 D, N = 3, 4
 TOLERANCES = {
@@ -167,7 +168,10 @@ def differentiable(op, h):
     if isinstance(op, Play):
         r = jnp.logaddexp(op.radius, 0)
         return jnp.minimum(jnp.maximum(h, op.centre - r), op.centre + r)
-    assert isinstance(op, Affine | Clamp), f"say here what the derivative of a {type(op).__name__} is"
+    if isinstance(op, ScoredRoute):
+        soft, hard = jax.nn.softmax(op.scores, -2), jax.nn.one_hot(op.target, op.scores.shape[-1], axis=-2)
+        return jnp.einsum("...ij,...j->...i", hard + soft - jax.lax.stop_gradient(soft), op.factor * h) + op.offset
+    assert isinstance(op, Affine | Clamp | PairAffine), f"say here what the derivative of a {type(op).__name__} is"
     return op.apply(h)
 
 
@@ -193,8 +197,9 @@ def test_gradients_are_those_of_the_loop(name):
         def step(x, state):
             if streamed:
                 return cell.step(x, state)
-            h = differentiable(cell.operator(x[..., None, :]), state[..., None, :])
-            return cell.readout(h, x[..., None, :])[..., 0, :], h[..., 0, :]
+            before = jax.tree.map(lambda h: h[..., None, :], state)
+            h = differentiable(cell.operator(x[..., None, :]), before)
+            return cell.readout(h, x[..., None, :])[..., 0, :], jax.tree.map(lambda h: h[..., 0, :], h)
 
         return loss(*by_steps(cell, step, x, state, reset))
 
@@ -390,7 +395,7 @@ def test_capture_holds_the_states(name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"'bmr'.*alpha_cmru, bmru, cmru"):
+    with pytest.raises(ValueError, match=r"'bmr'.*alpha_cmru, attention, bmru"):
         cells.get("bmr")
     assert cells.names() == sorted(cells.names())
     for name in cells.names():

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mru import Affine, Clamp, Latch, Play, Relay, scan
+from mru.operators import ScoredRoute
 
 BATCH, TIME, CHANNELS = 2, 32, 3
 rng = np.random.default_rng(0)
@@ -35,6 +36,7 @@ OPERATORS = {
     "relay": lambda *s: Relay(normal(*s), abs(normal(*s)) + 0.5),
     "leaky relay": lambda *s: Relay(normal(*s), abs(normal(*s)) + 0.5, 0.7, 1.3),
     "play": lambda *s: Play(normal(*s), normal(*s)),
+    "scored route": lambda *s: ScoredRoute(normal(*s, s[-1]), np.tanh(normal(*s)), normal(*s)),
 }
 
 

@@ -466,7 +466,7 @@ def test_lowers_for_accelerators(platform):
     ("kwargs", "message"),
     [
         ({"cells": ()}, "at least one block, got none"),
-        ({"cells": ("lru", "bmr")}, "unknown cell 'bmr'; known cells: alpha_cmru, bmru"),
+        ({"cells": ("lru", "bmr")}, "unknown cell 'bmr'; known cells: alpha_cmru, attention, bmru"),
         ({"cells": ("lru+",)}, "unknown cell ''"),
         ({"vocabulary": 3}, "either inputs or vocabulary must be positive, got 3 and 3"),
         ({"inputs": 0}, "either inputs or vocabulary must be positive, got 0 and 0"),

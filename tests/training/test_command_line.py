@@ -60,9 +60,9 @@ MISTAKES = {
     "no patience": (["--train.patience", "0"], TINY, ["train.patience = 0", "integer > 0 or null"]),
     "negative seed": (["--train.seed", "-1"], TINY, ["train.seed = -1", "integer >= 0"]),
     "huge seed": (["--train.seed", "4294967296"], TINY, ["train.seed = 4294967296", "2^32"]),
-    "unknown cell": (["--model.cells", "bmru,gpt"], TINY, ["model.cells = gpt", "alpha_cmru, bmru"]),
-    "empty cell": (["--model.cells", "bmru,"], TINY, ["model.cells = ''", "alpha_cmru, bmru"]),
-    "half a pair of cells": (["--model.cells", "bmru+"], TINY, ["model.cells = ''", "alpha_cmru, bmru"]),
+    "unknown cell": (["--model.cells", "bmru,gpt"], TINY, ["model.cells = gpt", "alpha_cmru, attention, bmru"]),
+    "empty cell": (["--model.cells", "bmru,"], TINY, ["model.cells = ''", "alpha_cmru, attention, bmru"]),
+    "half a pair of cells": (["--model.cells", "bmru+"], TINY, ["model.cells = ''", "alpha_cmru, attention, bmru"]),
     "no cells": (["--model.cells", "[]"], TINY, ["model.cells = []", "at least one"]),
     "cells are numbers": ([], yaml_of("[pmru]", "[1, 2]"), ["model.cells = [1, 2]", "text"]),
     "unknown task": (["--task.name", "copyfirst"], TINY, ["task.name = 'copyfirst'", "copy_first, digits"]),
@@ -365,7 +365,7 @@ def test_the_command_itself(here):
         spawn("--help", "--config", config, cwd=here),
     ]
     (code, said), (helped, text) = end(*runs)
-    assert_refused(code, said, ["model.cells = gpt", "alpha_cmru, bmru"])
+    assert_refused(code, said, ["model.cells = gpt", "alpha_cmru, attention, bmru"])
     assert helped == 0
     for part in ("--task.length", "--model.cells", "--optimizer.lr", "--train.steps", "--mesh.data", "--workdir"):
         assert part in text

@@ -1,0 +1,112 @@
+"""PD-SSM: a transition that sends each channel to one channel, times a complex diagonal, chosen by the input."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from mru.cells._base import StateParam, as_rngs
+from mru.cells._linear import complex_in, linear, product_dtype, real_out
+from mru.cells._scan import ScanCell
+from mru.operators import Operator, ScoredRoute
+
+
+class PDSSM(ScanCell, name="pd_ssm"):
+    """h_t = P(x) D(x) h_{t-1} + B x, y = Re(C h) + d x, complex; P has a single 1 in each column, D is diagonal.
+
+    Column j of P has its 1 at the largest entry of column j of sum_k softmax(S x)_k M_k, with K learned N x N matrices
+    M_k; its derivative is that of the column's softmax (straight through). With u = gelu(W x + b) of `hidden` units,
+    |D| = sigma(W_m u + b_m) and the phase of D is 2 pi sigma(W_p u + b_p). One layer can emulate any automaton of N
+    states: P moves between them. Such maps compose by index, so the scan's cost is linear in N; to find P takes
+    K N^2 a step.
+
+    What we could not read in the source is our choice: K = 8, M normal of variance 1, u of N units, b_m such that |D|
+    starts near `magnitude`, B and C as in LRU.
+
+    Source: Terzic et al. 2025, arXiv 2509.22284.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        state_size: int,
+        *,
+        transitions: int = 8,
+        hidden: int | None = None,
+        magnitude: float = 0.9975,
+        learn_initial_state: bool = False,
+        method: str = "auto",
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs | int,
+    ):
+        """Initialise.
+
+        Args:
+            features: D.
+            state_size: N, complex channels.
+            transitions: K, matrices that P is mixed from, at least 1.
+            hidden: Units of the network that gives D; N if None.
+            magnitude: What |D| is near at the start, in (0, 1): a state then outlasts some 1 / (1 - |D|) steps.
+            learn_initial_state: Learn it, from zero.
+            method: Method of `mru.scan`; "autodiff" has no derivative of P and refuses to be trained.
+            dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
+            rngs: Source of the initial parameters, or a seed.
+
+        Raises:
+            ValueError: A size is not an integer of at least 1, or the magnitude is out of its range.
+        """
+        units = state_size if hidden is None else hidden
+        for name, size in (("transitions", transitions), ("hidden", units)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {size!r}")
+        if not 0 < magnitude < 1:
+            raise ValueError(f"PDSSM magnitude must be in (0, 1), got {magnitude!r}")
+        rngs = as_rngs(rngs)
+        self._set_sizes(features, state_size)
+
+        def normal(*shape: int) -> Array:
+            return jax.random.normal(rngs.params(), shape, jnp.float32)
+
+        super().__init__(
+            features,
+            state_size,
+            learn_initial_state=learn_initial_state,
+            start=normal(state_size, 2) if learn_initial_state else None,
+            state_dtype=jnp.complex64,
+            method=method,
+        )
+        self.mix = linear(features, transitions, dtype=dtype, rngs=rngs)
+        self.transitions = StateParam(normal(transitions, state_size, state_size))
+        self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
+        self.magnitude = linear(
+            units,
+            state_size,
+            dtype=dtype,
+            bias_init=nnx.initializers.constant(math.log(magnitude / (1 - magnitude))),
+            rngs=rngs,
+        )
+        self.phase = linear(units, state_size, dtype=dtype, rngs=rngs)
+        self.b = StateParam(normal(features, 2, state_size) / math.sqrt(2 * features))
+        self.c = nnx.Param(normal(2, state_size, features) / math.sqrt(state_size))
+        self.d = nnx.Param(normal(features))
+        self.dtype = product_dtype(dtype)
+
+    def operator(self, x: Array) -> Operator:
+        """h -> P (D h) + B x."""
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        mix = jax.nn.softmax(self.mix(x).astype(dtype))
+        # In full precision: which entry is the largest must not depend on how the sum is rounded.
+        scores = jnp.einsum("...k,kij->...ij", mix, self.transitions[...].astype(dtype), precision="highest")
+        u = nnx.gelu(self.hidden(x))
+        magnitude, phase = nnx.sigmoid(self.magnitude(u)), 2 * math.pi * nnx.sigmoid(self.phase(u))
+        factor = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+        return ScoredRoute(scores, factor, complex_in(x, self.b[...], self.dtype))
+
+    def readout(self, h: Array, x: Array) -> Array:
+        """Re(C h) + d x."""
+        return real_out(h, self.c[...], self.dtype) + self.d[...] * x
