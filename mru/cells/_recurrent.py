@@ -1,41 +1,92 @@
-"""A cell whose state update is any function of the state, run one step after the other.
+"""A cell whose state update is any function of the state: run one step after the other, or by Newton's method.
 
 Shapes: `...` any leading batch axes, T time, D features of the model, N state channels.
 """
 
 from __future__ import annotations
 
-import functools
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from mru.cells._base import Cell, named, wide
+from mru.engine import newton
+from mru.engine.recurrence import loop
+from mru.engine.steps import at
 from mru.operators.base import State
+
+METHODS = ("auto", "sequential", "newton", "parallel_backward")
 
 
 class RecurrentCell(Cell):
     """A cell whose state update is any function: declare `update`, `readout` and, if it is not zero, `initial_state`.
 
-    The steps run one after the other. The backward pass is exact; it keeps the states and recomputes what is inside a
-    step.
+    What of an update depends on the input alone goes into `prepare`: matrix products of all steps at once are faster.
+
+    Methods:
+        "auto"               "sequential"
+        "sequential"         one step after the other, in both passes. The backward pass is exact; it keeps the states
+                             and recomputes what is inside a step
+        "newton"             parallel in time (see `mru.engine.newton`): each iteration is an update of all steps at
+                             once and one `mru.scan`. Where any sequence of the batch has not converged after
+                             `newton_iterations`, all are run one step after the other. The backward pass is one exact
+                             scan, without iterations; where the Jacobian is "dense", it goes step by step
+        "parallel_backward"  forward as "sequential", backward as "newton"; not where the Jacobian is "dense"
+
+    With the last two the derivative is in reverse mode only, and `update` must work for any leading axes. What Newton's
+    method did is in `capture`, the same at all steps of a sequence: "newton/iterations", "newton/residual" and
+    "newton/converged". Under `jax.vmap` the loop is run even where it has converged: give batch axes instead.
+
+    Attributes:
+        jacobian: What the state after a step depends on. "diagonal": channel n on channel n alone, in one array;
+            "pairwise": channel n of two arrays on channel n of both; "dense": anything, for which Newton's method takes
+            the diagonal at the cost of N derivatives an iteration, and may well not converge. "diagonal" and "pairwise"
+            are promises: gradients are wrong where they do not hold.
+        bound: No state is ever larger than this and the states that sequences start from; None if that is not known.
+            Newton's method clips its guesses there.
+        newton_tolerance: Largest residual |f(x_t, h_{t-1}) - h_t| of a state that has converged, relative where |h_t|
+            is above 1. It is that of float32, and smaller in float64.
+        newton_iterations: Iterations at most.
     """
 
-    def __init__(self, features: int, state_size: int):
+    jacobian: ClassVar[Literal["diagonal", "pairwise", "dense"]] = "dense"
+    bound: ClassVar[float | None] = None
+    newton_tolerance: float = 1e-6
+    newton_iterations: int = 100
+
+    def __init__(self, features: int, state_size: int, *, method: str = "auto"):
         """Record the sizes.
 
         Args:
             features: D.
             state_size: N.
+            method: How a sequence is run.
 
         Raises:
-            ValueError: A size is not an integer of at least 1.
+            ValueError: A size is not an integer of at least 1, or the method is unknown, or not for this cell.
         """
         self._set_sizes(features, state_size)
+        if method not in METHODS:
+            raise ValueError(f"method of {type(self).__name__} must be one of {', '.join(METHODS)}, got {method!r}")
+        if method == "parallel_backward" and self.jacobian == "dense":
+            raise ValueError(
+                f"method 'parallel_backward' needs a diagonal or pairwise Jacobian, that of {type(self).__name__} is "
+                "dense: use 'sequential'"
+            )
+        self.method = method
 
-    def update(self, x: Array, h: State) -> State:
-        """The state after a step, given its input (..., D) and the state before it.
+    def prepare(self, x: Array) -> Any:
+        """What `update` is given of the inputs (..., D): arrays (..., and any axes) that depend on them alone.
+
+        All steps of a sequence come at once, (..., T, D). The inputs themselves, if a cell says nothing.
+        """
+        return x
+
+    def update(self, x: Any, h: State) -> State:
+        """The state after a step, given what `prepare` made of its input, and the state before it.
 
         It must have the structure and shapes of the state before; it is given the dtypes of that.
         """
@@ -62,32 +113,48 @@ class RecurrentCell(Cell):
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
         self._check(x, time=True)
-        axis = x.ndim - 2
         state = _in_precision_of(x, self._carried(state, x.shape[:-2]))
-        start = _in_precision_of(x, self.initial_state(x.shape[:-2]))
-
-        @functools.partial(jax.checkpoint, prevent_cse=False)  # `lax.scan` lets nothing be shared between the passes
-        def one(h: State, now: tuple[Array, Array | None]) -> tuple[State, State]:
-            x, first = now
-            if first is not None:
-                h = jax.tree.map(functools.partial(_select, first), start, h)
-            h = self._update(x, h)
-            return h, h
-
-        steps = jnp.moveaxis(x, axis, 0), None if reset is None else jnp.moveaxis(_resets(reset, x), axis, 0)
-        state, h = jax.lax.scan(one, state, steps)
-        h = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), h)
+        start = None if reset is None else _in_precision_of(x, self.initial_state(x.shape[:-2]))
+        reset = None if reset is None else _resets(reset, x)
+        h, found = self._states(self.prepare(x), state, start, reset, x.ndim - 2)
         if capture is not None:
             capture.update(named("state", h))
-        return self.readout(h, x).astype(x.dtype), state
+            for name, value in {} if found is None else found._asdict().items():
+                capture[f"newton/{name}"] = jnp.broadcast_to(value[..., None], x.shape[:-1])
+        return self.readout(h, x).astype(x.dtype), at(h, -1, x.ndim - 2)
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
         self._check(x, time=False)
-        state = self._update(x, _in_precision_of(x, self._carried(state, x.shape[:-1])))
+        state = self._update(self.prepare(x), _in_precision_of(x, self._carried(state, x.shape[:-1])))
         return self.readout(state, x).astype(x.dtype), state
 
-    def _update(self, x: Array, h: State) -> State:
+    def _states(
+        self, inputs: Any, state: State, start: State | None, reset: Array | None, axis: int
+    ) -> tuple[State, newton.Diagnosis | None]:
+        """The state after each step, and how Newton's method went, if it is the method."""
+        if getattr(self, "method", "auto") in ("auto", "sequential"):
+            return loop(self._update, inputs, state, reset, start, axis), None
+        if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state)):
+            kinds = ", ".join(str(leaf.dtype) for leaf in jax.tree.leaves(state))
+            raise ValueError(f"method {self.method!r} needs a state of real numbers, {type(self).__name__} has {kinds}")
+        graphdef, variables = nnx.split(self)
+
+        def update(variables: Any, x: Any, h: State) -> State:
+            return nnx.merge(graphdef, variables)._update(x, h)
+
+        recurrence = newton.Recurrence(
+            update=update,
+            jacobian=self.jacobian,
+            newton=self.method == "newton",
+            axis=axis,
+            tolerance=self.newton_tolerance,
+            iterations=self.newton_iterations,
+            bound=self.bound,
+        )
+        return newton.states(recurrence, variables, inputs, state, start, reset)
+
+    def _update(self, x: Any, h: State) -> State:
         new = self.update(x, h)
         expected, given = (jax.tree.map(jnp.shape, tree) for tree in (h, new))
         if expected != given:
@@ -114,8 +181,3 @@ def _resets(reset: Array, x: Array) -> Array:
         return jnp.broadcast_to(reset, shape)
     except ValueError:
         raise ValueError(f"reset must be bool {shape}, got {reset.dtype} {reset.shape}") from None
-
-
-def _select(first: Array, start: Array, h: Array) -> Array:
-    """`start` where a sequence starts. To select lets no NaN through, in values and gradients; to multiply would."""
-    return jnp.where(first.reshape(first.shape + (1,) * (h.ndim - first.ndim)), start, h)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -34,7 +36,11 @@ class InnerClock(RecurrentCell):
         """The cell's own."""
         return self.cell.initial_state(batch_shape)
 
-    def update(self, x: Array, h: State) -> State:
+    def prepare(self, x: Array) -> Any:
+        """The cell's own."""
+        return self.cell.prepare(x)
+
+    def update(self, x: Any, h: State) -> State:
         """The state that the cell's update has come to rest at."""
 
         def moves(carry: tuple[State, Array, Array]) -> Array:

@@ -73,7 +73,7 @@ def make(
         factory: What makes it.
         width: Its features D.
         state_size: N.
-        options: Arguments of this kind of cell.
+        options: Arguments of this kind of cell, which come before those of every cell.
         bidirectional: In both directions: a class says how, of a function two are made.
         **common: Arguments of every cell: method (dropped where the factory takes none), dtype, rngs.
 
@@ -87,7 +87,7 @@ def make(
         common.pop("method")
     directed = getattr(build, "bidirectional", functools.partial(_both, build)) if bidirectional else build
     try:
-        cell = directed(width, state_size, **common, **options)
+        cell = directed(width, state_size, **{**common, **options})
     except TypeError as error:
         raise ValueError(f"options of cell {name_of(factory)!r}: {error}") from error
     if not isinstance(cell, Cell) or cell.features != width:

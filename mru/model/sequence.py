@@ -87,7 +87,7 @@ class SequenceModel(nnx.Module):
             pooling: What the head reads: "mean" over the real steps, the "last" of them, or every step ("none").
             bidirectional: Every cell in both directions; the model then has no `step` and carries no state.
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
-            method: Method of `mru.scan`.
+            method: Method of `mru.scan`; of one kind of cell by its options, such as {"brc": {"method": "newton"}}.
             remat: Recompute the blocks in the backward pass instead of storing what is inside them.
             dtype: Dtype of the computation, such as "bfloat16"; parameters, states and logits stay float32. If None,
                 that of the inputs and parameters, promoted: float64 inputs are computed with in float64.

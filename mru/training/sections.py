@@ -83,7 +83,7 @@ class ModelConfig(Section):
         bidirectional: Run every cell in both directions.
         options: Further arguments of cells by registry name, such as {s5: {discretization: bilinear}}.
         dtype: Precision (dtype) of the computation; parameters and states are float32 in any case.
-        method: Method of mru.scan.
+        method: Method of mru.scan; of one kind of cell by its options, such as {brc: {method: newton}}.
         remat: Recompute blocks in the backward pass instead of storing what is inside them.
     """
 
@@ -261,7 +261,7 @@ SECTIONS: dict[str, type[Section]] = {
 def cell_options(cell: type[mru.cells.Cell]) -> dict[str, inspect.Parameter]:
     """The arguments of a cell that `model.options` can set, by name."""
     own = inspect.signature(cell.__init__).parameters.values()
-    return {p.name: p for p in own if p.kind == p.KEYWORD_ONLY and p.name not in ("method", "dtype", "rngs")}
+    return {p.name: p for p in own if p.kind == p.KEYWORD_ONLY and p.name not in ("dtype", "rngs")}
 
 
 def _known(where: str, given: dict[str, Any], allowed: list[str]) -> None:
