@@ -127,6 +127,25 @@ def test_train_measures_layers_and_steps(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
+def test_newton_counts_iterations_and_times_layers(tmp_path):
+    out = tmp_path / "newton.json"
+    said = run(
+        "benchmarks.newton", "--longest", "256", "--series", "BRC, newton", "--series", "GRU (nnx.RNN)", "--out", out
+    )
+    rows = json.loads(out.read_text())["rows"]
+    counted, timed = ([row for row in rows if row["part"] == part] for part in ("iterations", "time"))
+    most = {(row["input"], row["gain"]): max(row["iterations"]) for row in counted}
+    assert {kind for kind, _ in most} == {"white noise", "copy first", "sparse flips"}
+    # Monostable it takes a few iterations; bistable more, and where they are too many the states are the loop's.
+    assert all(count <= 6 for (_, gain), count in most.items() if gain < 1)
+    assert most["sparse flips", 1.95] > 20
+    assert all(row["distance_from_loop"] < 1e-6 for row in counted if row["gain"] < 1 or not all(row["converged"]))
+    assert {row["name"]: row["speedup"] == 1 for row in timed} == {"BRC, newton": False, "GRU (nnx.RNN)": True}
+    assert all(row["seconds"] > 0 and row["length"] == 256 for row in timed)
+    assert said.count("T = 256") == 2
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
 def test_runs_clock_each_check_and_leave_them_out(tmp_path):
     """Both ways train alike: the same numbers come of them."""
     argv = ["--config", str(config_file(tmp_path))]

@@ -45,15 +45,12 @@ class RecurrentCell(Cell):
             "pairwise": channel n of two arrays on channel n of both; "dense": anything, for which Newton's method takes
             the diagonal at the cost of N derivatives an iteration, and may well not converge. "diagonal" and "pairwise"
             are promises: gradients are wrong where they do not hold.
-        bound: No state is ever larger than this and the states that sequences start from; None if that is not known.
-            Newton's method clips its guesses there.
         newton_tolerance: Largest residual |f(x_t, h_{t-1}) - h_t| of a state that has converged, relative where |h_t|
             is above 1. It is that of float32, and smaller in float64.
         newton_iterations: Iterations at most.
     """
 
     jacobian: ClassVar[Literal["diagonal", "pairwise", "dense"]] = "dense"
-    bound: ClassVar[float | None] = None
     newton_tolerance: float = 1e-6
     newton_iterations: int = 100
 
@@ -103,6 +100,14 @@ class RecurrentCell(Cell):
         """The state before the first step: zeros (*batch_shape, N)."""
         return jnp.zeros((*batch_shape, self.state_size), jnp.float32)
 
+    def bound(self, steps: int) -> State | None:
+        """By how much |h| can exceed that of the state before a number of steps, whatever their inputs.
+
+        A number for each array of the state, or None if that is not known. Newton's method clips its guesses there, as
+        they would else be many orders of magnitude away where the update is bistable.
+        """
+        return None
+
     def __call__(
         self,
         x: Array,
@@ -133,7 +138,7 @@ class RecurrentCell(Cell):
         self, inputs: Any, state: State, start: State | None, reset: Array | None, axis: int
     ) -> tuple[State, newton.Diagnosis | None]:
         """The state after each step, and how Newton's method went, if it is the method."""
-        if getattr(self, "method", "auto") in ("auto", "sequential"):
+        if self.method in ("auto", "sequential"):
             return loop(self._update, inputs, state, reset, start, axis), None
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state)):
             kinds = ", ".join(str(leaf.dtype) for leaf in jax.tree.leaves(state))
@@ -150,7 +155,7 @@ class RecurrentCell(Cell):
             axis=axis,
             tolerance=self.newton_tolerance,
             iterations=self.newton_iterations,
-            bound=self.bound,
+            bound=self.bound(jax.tree.leaves(inputs)[0].shape[axis]),
         )
         return newton.states(recurrence, variables, inputs, state, start, reset)
 

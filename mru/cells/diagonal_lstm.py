@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -51,8 +53,7 @@ class DiagonalLSTM(RecurrentCell, name="diagonal_lstm"):
         """
         super().__init__(features, state_size, method=method)
         rngs = as_rngs(rngs)
-        self.input = linear(features, 4 * state_size, dtype=dtype, rngs=rngs)
-        self.input.bias[...] = jnp.repeat(jnp.array([0.0, 1.0, 0.0, 0.0], jnp.float32), state_size)
+        self.input = linear(features, 4 * state_size, bias_init=_hold, dtype=dtype, rngs=rngs)
         self.recurrent = StateParam(jax.random.uniform(rngs.params(), (4, state_size), jnp.float32, minval=-1))
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
 
@@ -73,6 +74,15 @@ class DiagonalLSTM(RecurrentCell, name="diagonal_lstm"):
         c = nnx.sigmoid(f) * c + nnx.sigmoid(i) * jnp.tanh(g)
         return c, nnx.sigmoid(o) * jnp.tanh(c)
 
+    def bound(self, steps: int) -> tuple[float, float]:
+        """i g of each step for c; o tanh(c) for h."""
+        return float(steps), 1.0
+
     def readout(self, h: Pair, x: Array) -> Array:
         """W_o h + b_o."""
         return self.out(h[1])
+
+
+def _hold(key: Array, shape: tuple[int, ...], dtype: DTypeLike, **_: Any) -> Array:
+    """The biases of i, f, g and o."""
+    return jnp.repeat(jnp.array([0, 1, 0, 0], dtype), shape[0] // 4)

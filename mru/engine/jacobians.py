@@ -2,7 +2,7 @@
 
 An update maps the states before all steps, (..., T, N), to those after them. A structure says
     linearise(f, h)                            f(h), and of its Jacobian what is kept
-    solve(jacobian, after, before, ...)        every state of the recurrence that is linear with that Jacobian: one scan
+    solve(jacobian, residual, reset)           how Newton's method moves the states, d_t = J_t d_{t-1} + residual_t
     adjoint(update, inputs, before, g, ...)    the cotangents of the states after the steps, with what comes back
                                                through the later steps: g_t += J_{t+1}^T g_{t+1}
 """
@@ -32,24 +32,17 @@ class Diagonal:
         """f(h) and the diagonal: one derivative, in the direction of ones."""
         return jax.jvp(f, (h,), (jax.tree.map(jnp.ones_like, h),))
 
-    def solve(
-        self, jacobian: Any, after: State, before: State, h0: State, reset: Array | None, reset_state: State | None
-    ) -> State:
-        """h_t = J_t h_{t-1} + (f(before_t) - J_t before_t)."""
-
-        def one(j: Array, after: Array, before: Array, h0: Array, restart: Array | None) -> Array:
-            return scan(Affine(j, after - j * before), h0, reset=reset, reset_state=restart)
-
-        restart = h0 if reset is None else reset_state
-        found = jax.tree.map(one, jacobian, after, before, h0, restart)
-        return jax.tree.map(lambda h, like: h.astype(like.dtype), found, h0)
+    def solve(self, jacobian: Any, residual: State, reset: Array | None) -> State:
+        """One scan, from zero: where a sequence starts nothing moves."""
+        return jax.tree.map(lambda j, r: scan(Affine(j, r), reset=reset), jacobian, residual)
 
     def adjoint(self, update: Update, inputs: Any, before: State, g: State, reset: Array | None, axis: int) -> State:
         """One scan backwards."""
         _, jacobian = self.linearise(lambda h: update(inputs, h), before)
 
         def one(j: Array, g: Array) -> Array:
-            return _backwards(Affine(*_ahead((j,), reset, axis), g), reset, axis)
+            (ahead,) = _ahead((j,), reset, axis)
+            return _backwards(Affine(ahead, g), reset, axis)
 
         return jax.tree.map(one, jacobian, g)
 
@@ -66,14 +59,9 @@ class Pairs:
         (a, c), (b, d) = tangent((one[0], zero[1])), tangent((zero[0], one[1]))
         return after, ((a, b), (c, d))
 
-    def solve(
-        self, jacobian: Any, after: State, before: State, h0: State, reset: Array | None, reset_state: State | None
-    ) -> State:
+    def solve(self, jacobian: Any, residual: State, reset: Array | None) -> State:
         """The same with blocks."""
-        through = Pairwise(jacobian, jax.tree.map(jnp.zeros_like, after)).apply(before)
-        return scan(
-            Pairwise(jacobian, jax.tree.map(jnp.subtract, after, through)), h0, reset=reset, reset_state=reset_state
-        )
+        return scan(Pairwise(jacobian, residual), reset=reset)
 
     def adjoint(self, update: Update, inputs: Any, before: State, g: State, reset: Array | None, axis: int) -> State:
         """One scan backwards, of the transposed blocks."""
@@ -90,7 +78,8 @@ class Dense(Diagonal):
     def linearise(self, f: Callable[[State], State], h: State) -> tuple[State, Any]:
         """f(h) and the diagonal of its Jacobian: a derivative for every channel of a step, one after the other."""
         after, tangent = jax.linearize(f, h)
-        leaves, tree = jax.tree.flatten(h)
+        tree: Any = jax.tree.structure(h)
+        leaves = jax.tree.leaves(h)
 
         def of(place: int) -> Array:
             like = leaves[place]

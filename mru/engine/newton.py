@@ -38,7 +38,8 @@ class Recurrence:
         axis: Axis of time, which is the number of batch axes.
         tolerance: Largest residual |f(u_t, h_{t-1}) - h_t|, relative where |h_t| is above 1, of converged states.
         iterations: Iterations at most.
-        bound: No state is ever larger than this and the states that sequences start from; None if that is not known.
+        bound: No |h| ever exceeds that of what its sequence starts from by more than this: a number for each array of
+            the state, or None if that is not known.
     """
 
     update: Callable[[Any, Any, State], State]
@@ -47,7 +48,7 @@ class Recurrence:
     axis: int
     tolerance: float
     iterations: int
-    bound: float | None
+    bound: State | None
 
 
 class Diagnosis(NamedTuple):
@@ -88,7 +89,7 @@ def states(
     last = _iterated(recurrence, update, inputs, h0, reset_state, reset)
     converged = last.converged(recurrence)
     h = jax.lax.cond(converged.all(), lambda: last.after, run)
-    return h, Diagnosis(last.count, last.residual, converged)
+    return h, Diagnosis(last.iterations, last.residual, converged)
 
 
 def _forward(recurrence: Recurrence, parameters: Any, inputs: Any, h0: State, reset_state: Any, reset: Any) -> Any:
@@ -122,7 +123,7 @@ class _Iterate(NamedTuple):
     jacobian: Any
     residual: Array
     moved: Array
-    count: Array
+    iterations: Array
 
     def converged(self, recurrence: Recurrence) -> Array:
         """If the residual is small, and so was the last move; a NaN in either is not.
@@ -155,17 +156,20 @@ def _iterated(
         return structure.linearise(lambda h: update(inputs, h), before(h))
 
     def again(now: _Iterate) -> _Iterate:
-        new = structure.solve(now.jacobian, now.after, before(now.h), h0, reset, reset_state)
+        # The move is solved for, not the state: what is rounded gets small with it.
+        move = structure.solve(now.jacobian, jax.tree.map(jnp.subtract, now.after, now.h), reset)
         # Where the linear recurrence overflows, on the way to states that do not, one plain step goes on instead.
-        new = jax.tree.map(lambda x, plain: jnp.where(jnp.isfinite(x), x, plain), new, now.after)
+        new = jax.tree.map(
+            lambda h, d, plain: jnp.where(jnp.isfinite(d), h + d, plain), now.h, move, now.after
+        )  # fmt: skip
         if bounds is not None:
             new = jax.tree.map(lambda x, most: jnp.clip(x, -most, most), new, bounds)
         after, jacobian = linearised(new)
-        count = now.count + ~now.converged(recurrence)
+        count = now.iterations + ~now.converged(recurrence)
         return _Iterate(new, after, jacobian, _distance(after, new, axis), _distance(new, now.h, axis), count)
 
     def goes_on(now: _Iterate) -> Array:
-        return (~now.converged(recurrence) & (now.count < recurrence.iterations)).any()
+        return (~now.converged(recurrence) & (now.iterations < recurrence.iterations)).any()
 
     time = jax.tree.leaves(inputs)[0].shape[axis]
     h = jax.tree.map(lambda x: jnp.zeros((*x.shape[:axis], time, *x.shape[axis:]), x.dtype), h0)
@@ -179,11 +183,12 @@ def _bounds(recurrence: Recurrence, h0: State, reset_state: State | None) -> Sta
     """The largest |h| of each channel, for all steps, if it is known."""
     if recurrence.bound is None:
         return None
-    starts = (h0,) if reset_state is None else (h0, reset_state)
-    return one_step(
-        jax.tree.map(lambda *x: functools.reduce(jnp.maximum, map(jnp.abs, x), recurrence.bound), *starts),
-        recurrence.axis,
-    )
+
+    def one(bound: float, start: Array, restart: Array) -> Array:
+        return bound + jnp.maximum(jnp.abs(start), jnp.abs(restart))
+
+    bounds = jax.tree.map(one, recurrence.bound, h0, h0 if reset_state is None else reset_state)
+    return one_step(bounds, recurrence.axis)
 
 
 def _distance(x: State, y: State, axis: int) -> Array:

@@ -390,7 +390,7 @@ def test_capture_holds_the_states(name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"'bmr'.*alpha_cmru, bmru, cmru"):
+    with pytest.raises(ValueError, match=r"'bmr'.*alpha_cmru, .*bmru, .*cmru"):
         cells.get("bmr")
     assert cells.names() == sorted(cells.names())
     for name in cells.names():

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from known_cells import Bistable, normal
 
-from mru.cells import RecurrentCell
+from mru.cells import BRC, RecurrentCell
 from mru.dynamics import InnerClock, hysteresis_loop
 
 GAIN = 2.0
@@ -54,6 +54,15 @@ def test_it_gives_up_after_its_iterations():
 
     y, _ = InnerClock(Flip(), iterations=5)(np.zeros((3, 1), np.float32))
     np.testing.assert_array_equal(y[:, 0], [1, 0, 1])
+
+
+def test_what_a_cell_prepares_of_its_inputs():
+    """A BRC rests where an update of its own does not move it."""
+    brc, x = BRC(2, 3, rngs=0), normal(2, 2)
+    y, state = InnerClock(brc).step(x)
+    same, rest = brc.step(x, state)
+    np.testing.assert_allclose(rest, state, atol=1e-5)
+    np.testing.assert_allclose(y, same, atol=1e-5)
 
 
 def test_states_of_several_arrays_and_in_steps():

@@ -14,7 +14,7 @@ from mru import cells
 pytestmark = pytest.mark.usefixtures("quick_compile")
 D, N = 3, 4
 DIAGONAL = ["brc", "diagonal_gru", "diagonal_lstm"]
-DENSE = ["nbrc", "rnn", "gru", "lstm", "miru1", "miru2"]
+DENSE = ["nbrc", "gru", "lstm"]
 
 
 def cell_of(name, bistable, method, features=D, size=N):
@@ -25,7 +25,7 @@ def cell_of(name, bistable, method, features=D, size=N):
         cell.gain[...] = 0.1 * one
         cell.input.bias[...] = jnp.concatenate([0 * one, np.arctanh(0.7 if bistable else -0.5) * one, 0 * one])
     else:  # the weight of the candidate: r u_n h at r = 1/2, i g + f c at i = f = 1/2 and h = c / 2
-        weight = jnp.array([0.3, 0.3, 5.0 if bistable else 0.5] + [0.3] * (name == "diagonal_lstm"))
+        weight = jnp.array([0.3, 0.3, 3.0 if bistable else 0.5] + [0.3] * (name == "diagonal_lstm"))
         cell.recurrent[...] = weight[:, None] * one
     return cell
 
@@ -77,8 +77,7 @@ def noise(*shape, seed=0, dtype=np.float32):
 
 @functools.cache
 def long_run(name, bistable, method):
-    x = noise(2, 2048, D)
-    return run(cell_of(name, bistable, method), x * (jnp.arange(2048) % 16 == 0)[:, None] * 3 if bistable else x)
+    return run(cell_of(name, bistable, method), noise(2, 2048, D))
 
 
 @pytest.mark.parametrize("bistable", [False, True], ids=["monostable", "bistable"])
@@ -111,38 +110,44 @@ def test_a_parallel_backward_pass_is_that_of_the_loop(name, bistable):
     assert not any(key.startswith("newton") for key in found)
 
 
+@functools.cache
+def packed_run(name, time, method):
+    """Two batch axes, of which the second has the reset patterns, and a state carried in that is large."""
+    cell = shake(cell_of(name, True, method))
+    state = jax.tree.map(lambda h: noise(*h.shape, seed=1) * 2, cell.initial_state((2, 5)))
+    return run(cell, noise(2, 5, time, D), state, jnp.asarray(patterns(time)))
+
+
 @pytest.mark.parametrize("method", ["newton", "parallel_backward"])
-@pytest.mark.parametrize("time", [1, 2, 13])
+@pytest.mark.parametrize("time", [1, 13])
 @pytest.mark.parametrize("name", DIAGONAL)
 def test_resets_batch_axes_and_a_carried_state(name, time, method):
-    x, state = noise(2, 5, time, D), jax.tree.map(
-        lambda h: noise(*h.shape, seed=1) * 2, cells.get(name)(D, N, rngs=0).initial_state((2, 5))
-    )  # fmt: skip
-    for reset in (None, jnp.asarray(patterns(time))):
-        outs, bars, found = run(shake(cell_of(name, True, method)), x, state, reset)
-        expected_outs, expected_bars, _ = run(shake(cell_of(name, True, "sequential")), x, state, reset)
-        close(outs, expected_outs, 1e-5)
-        close(bars, expected_bars, 1e-4)
-        if method == "newton":
-            assert found["newton/iterations"].shape == (2, 5, time)
-            assert found["newton/converged"].all()
+    outs, bars, found = packed_run(name, time, method)
+    expected_outs, expected_bars, _ = packed_run(name, time, "sequential")
+    close(outs, expected_outs, 1e-5)
+    close(bars, expected_bars, 1e-4)
+    if method == "newton":
+        assert found["newton/iterations"].shape == (2, 5, time)
+        assert found["newton/converged"].all()
 
 
 def test_without_batch_axes_and_in_chunks():
     cell, x = shake(cell_of("brc", True, "newton")), noise(12, D)
-    y, last = cell(x)
-    early, middle = cell(x[:5])
-    late, end = cell(x[5:], middle)
+    call = jax.jit(lambda *args: cell(*args))
+    y, last = call(x)
+    early, middle = call(x[:6], cell.initial_state())
+    late, end = call(x[6:], middle)
     close((jnp.concatenate([early, late]), end), (y, last), 1e-5)
-    close(cell.step(x[11], cell(x[:11])[1]), (y[11], last), 1e-5)
+    close(cell.step(x[6], middle)[0], y[6], 1e-5)
 
 
-@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("name", ["brc", "diagonal_lstm"])
 def test_float64_is_computed_in_float64(name):
+    cell, rival = (shake(cell_of(name, True, method)) for method in ("newton", "sequential"))
     with jax.enable_x64(True):
         x, reset = noise(5, 40, D, dtype=np.float64), jnp.asarray(patterns(40))
-        outs, bars, found = run(shake(cell_of(name, True, "newton")), x, None, reset)
-        expected_outs, expected_bars, _ = run(shake(cell_of(name, True, "sequential")), x, None, reset)
+        outs, bars, found = run(cell, x, None, reset)
+        expected_outs, expected_bars, _ = run(rival, x, None, reset)
         assert found["newton/converged"].all()
         assert outs[0].dtype == "float64"
         close(outs, expected_outs, 1e-12)
@@ -151,15 +156,21 @@ def test_float64_is_computed_in_float64(name):
 
 def test_bfloat16_inputs_converge_to_the_tolerance_of_float32():
     cell, rival = (cell_of("diagonal_gru", True, method) for method in ("newton", "sequential"))
-    x, capture = noise(2, 200, D).astype("bfloat16"), {}
-    y, last = cell(x, capture=capture)
+    x = noise(2, 200, D).astype("bfloat16")
+
+    @jax.jit
+    def call(x):
+        found = {}
+        return *cell(x, capture=found), found
+
+    y, last, capture = call(x)
     assert y.dtype == "bfloat16"
     assert capture["state"].dtype == "float32"
     assert capture["newton/converged"].all()
     np.testing.assert_allclose(last, rival(x)[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("name", ["brc", "diagonal_lstm"])
 def test_where_it_has_not_converged_the_states_are_the_loops(name):
     """One iteration can not do: the loop is run, and capture says so."""
     cell, x, reset = shake(cell_of(name, True, "newton")), noise(5, 60, D) * 3, jnp.asarray(patterns(60))
@@ -212,7 +223,7 @@ def test_a_bad_sequence_reaches_no_other(name, method):
     assert np.isnan(y[inside]).all()
 
 
-@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("name", ["brc", "diagonal_lstm"])
 def test_second_derivatives_are_those_of_the_loop(name):
     x, direction = noise(2, 7, D), noise(2, 7, D, seed=1)
 
@@ -222,7 +233,6 @@ def test_second_derivatives_are_those_of_the_loop(name):
         return jax.jit(jax.grad(lambda x: (slope(x) * direction).sum()))(x)
 
     close(curvature("newton"), curvature("sequential"), 1e-4)
-    close(curvature("parallel_backward"), curvature("sequential"), 1e-4)
 
 
 def test_methods_are_checked():
