@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 import mru.cells
+from mru.model.quantization import FEWEST, MOST
 from mru.training.lines import short
 
 # What an option of a cell may be. No field below has a class for its type: a config would then say what is made.
@@ -39,7 +40,7 @@ class Section:
 
     section: ClassVar[str]
     # JAX counts in int32. Fields whose integers may have more bits than its 31:
-    bits: ClassVar[dict[str, int]] = {}
+    integer_bits: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self) -> None:
         """Checks every number against its type, then what the section itself knows of its fields.
@@ -52,7 +53,7 @@ class Section:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             self._require(name, abs(value) <= FLOAT32_MAX, "a finite number of 32 bits")
-            below = self.bits.get(name, 31)
+            below = self.integer_bits.get(name, 31)
             self._require(
                 name, isinstance(value, float) or value < 2**below, f"below 2^{below}, as JAX counts in int32"
             )
@@ -182,7 +183,7 @@ class TrainConfig(Section):
     """
 
     section: ClassVar[str] = "train"
-    bits: ClassVar[dict[str, int]] = {"seed": 32}
+    integer_bits: ClassVar[dict[str, int]] = {"seed": 32}
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
@@ -203,6 +204,43 @@ class TrainConfig(Section):
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""
         return step % self.eval_every == 0 or step == self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsConfig(Section):
+    """Matrices of few bits while training (`mru.quantized`); derivatives pass straight through to the full precision.
+
+    Args:
+        bits: Bits of every number of a matrix; null for full precision.
+        noise: Standard deviation of what is written over the largest number of a matrix, drawn anew in each step of
+            training; evaluation has none.
+    """
+
+    section: ClassVar[str] = "weights"
+
+    bits: PositiveInt | None = None
+    noise: NonNegativeFloat = 0.0
+
+    def _check(self) -> None:
+        self._require("bits", self.bits is None or FEWEST <= self.bits <= MOST, f"from {FEWEST} to {MOST}, or null")
+        self._require("noise", self.bits is not None or self.noise == 0, "0 without weights.bits")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultistabilityConfig(Section):
+    """What nonlinear recurrences learn before the first step of a run: to reach many attractors (Lambrechts 2023).
+
+    Args:
+        steps: Gradient steps of each of them; 0 for none.
+        lr: Learning rate of the first of these steps.
+        rest: Steps without input after which the last of these steps compares the states.
+    """
+
+    section: ClassVar[str] = "multistability"
+
+    steps: NonNegativeInt = 0
+    lr: PositiveFloat = 1e-2
+    rest: PositiveInt = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +292,16 @@ class DistributedConfig(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
-    kind.section: kind for kind in (ModelConfig, OptimizerConfig, TrainConfig, MeshConfig, DistributedConfig)
+    kind.section: kind
+    for kind in (
+        ModelConfig,
+        OptimizerConfig,
+        TrainConfig,
+        WeightsConfig,
+        MultistabilityConfig,
+        MeshConfig,
+        DistributedConfig,
+    )
 }
 
 

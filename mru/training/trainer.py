@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mru.model import quantized
 from mru.training import inside, optimizer, schedules
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
@@ -67,6 +68,7 @@ class Trainer:
             b2=o.b2,
         )
         self.key = jax.random.key(config.train.seed)
+        self.writing_key = jax.random.fold_in(self.key, 2**32 - 1)  # which is no step
         self.graphdef: nnx.GraphDef[Any]
         self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)  # type: ignore[misc]
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -100,12 +102,20 @@ class Trainer:
         given = self.task.model_inputs(batch)
         return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs)[0]
 
+    def _merged(self, params: Any, rest: Any, key: jax.Array | None = None) -> Any:
+        """The model with its matrices as they are written: of few bits if the config says so, and noise given a key."""
+        weights = self.config.weights
+        if weights.bits is not None:
+            params = quantized(params, weights.bits, noise=0.0 if key is None else weights.noise, key=key)
+        return nnx.merge(self.graphdef, params, rest)
+
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(self.key, state.step)
+        writing = jax.random.fold_in(self.writing_key, state.step)
 
         def loss_of(params: nnx.State[Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
-            outputs = self._outputs(nnx.merge(self.graphdef, params, state.rest), batch, rngs)
+            outputs = self._outputs(self._merged(params, state.rest, writing), batch, rngs)
             metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
             return self.task.loss(outputs, batch).mean(), metrics
 
@@ -148,7 +158,7 @@ class Trainer:
 
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], inside.Counts]:
         def sums(params: Any, rest: Any, batch: Any) -> tuple[dict[str, jax.Array], inside.Counts]:
-            model, given = nnx.merge(self.graphdef, params, rest), self.task.model_inputs(batch)
+            model, given = self._merged(params, rest), self.task.model_inputs(batch)
             captured: dict[str, jax.Array] = {}
             outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
             return self._sums(outputs, batch), inside.counted(model, captured, _real(given, batch["weight"]))
@@ -180,7 +190,7 @@ class Trainer:
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
         def outputs(params: Any, rest: Any, x: Any, state: Any, reset: Any) -> Any:
-            return nnx.merge(self.graphdef, params, rest)(x, state, reset=reset)
+            return self._merged(params, rest)(x, state, reset=reset)
 
         return jax.jit(outputs, out_shardings=self.replicated)
 
