@@ -14,7 +14,7 @@ from typing import Any
 from flax import nnx
 
 from mru.model import SequenceModel
-from mru.training import estimate, multistability, schedules
+from mru.training import alignment, estimate, multistability, schedules
 from mru.training.lines import short
 from mru.training.sections import (
     SECTIONS,
@@ -98,6 +98,8 @@ def checked(config: Config) -> Config:
             f"multistability.steps = {config.multistability.steps}, allowed: 0, as cells {names} "
             "are no nonlinear recurrences: what holds does so by construction, and an affine map has one equilibrium"
         )
+    if config.train.feedback == "alignment":
+        alignment.require(built)
     complete = schedules.complete(nnx.state(built), config.train.schedules)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, schedules=complete))
 

@@ -41,12 +41,13 @@ def suited(model: SequenceModel) -> list[str]:
 
     A cell that scans is none: what holds, holds by construction, and an affine map has one equilibrium.
     """
-    found = []
-    for name, cell in layers(model).items():
-        kinds = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state))]
-        if isinstance(cell, RecurrentCell) and all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
-            found.append(name)
-    return found
+    return [name for name, cell in layers(model).items() if isinstance(cell, RecurrentCell) and _is_real(cell)]
+
+
+def _is_real(cell: Cell) -> bool:
+    graphdef, variables = nnx.split(cell)  # of a model that may be abstract, whose variables have no values
+    state = jax.eval_shape(lambda variables: nnx.merge(graphdef, variables).initial_state(), variables)
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state))
 
 
 def variability(cell: Cell, x: Array, rest: Array | int, longest: int) -> Array:

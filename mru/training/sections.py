@@ -144,6 +144,8 @@ class OptimizerConfig(Section):
         clip: Largest global norm of the gradient.
         b1: Decay of the first moment.
         b2: Decay of the second moment.
+        keep: Share of the numbers of each gradient that is used, the largest ones; if null, all of them, or 0.43 with
+            train.feedback = alignment.
     """
 
     section: ClassVar[str] = "optimizer"
@@ -156,8 +158,10 @@ class OptimizerConfig(Section):
     clip: PositiveFloat | None = 1.0
     b1: NonNegativeFloat = 0.9
     b2: NonNegativeFloat = 0.999
+    keep: PositiveFloat | None = None
 
     def _check(self) -> None:
+        self._require("keep", self.keep is None or self.keep <= 1, "above 0 and at most 1, or null")
         for field in ("warmup", "final"):
             self._require(field, getattr(self, field) <= 1, "from 0 to 1")
         for field in ("b1", "b2"):
@@ -180,6 +184,8 @@ class TrainConfig(Section):
         patience: Stop after so many evaluations without a better one; never if null.
         schedules: Changes to the ramps of the scalars that cells leave to a schedule, by their names: start, end,
             begin, finish. Evaluation, selection and early stopping begin once all have arrived.
+        feedback: How the error reaches what a cell did at each step: by backpropagation through time, or by alignment,
+            through a fixed random matrix, for cells that can learn so.
     """
 
     section: ClassVar[str] = "train"
@@ -194,6 +200,7 @@ class TrainConfig(Section):
     deterministic: bool = False
     patience: PositiveInt | None = None
     schedules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    feedback: Literal["backpropagation", "alignment"] = "backpropagation"
 
     def dispatch(self, start: int = 0) -> int:
         """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""

@@ -108,7 +108,7 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path, monkeypatch):
     assert np.all(np.diff(rate[:21]) > 0)
     assert np.all(np.diff(rate[20:]) < 0)
     del given["rate"]
-    assert given == {"weight_decay": 0.3, "state_lr_factor": 0.4, "clip": 3.0, "b1": 0.8, "b2": 0.99}
+    assert given == {"weight_decay": 0.3, "state_lr_factor": 0.4, "clip": 3.0, "b1": 0.8, "b2": 0.99, "keep": 1.0}
 
 
 def test_the_leak_is_that_of_the_step(tmp_path, monkeypatch):
