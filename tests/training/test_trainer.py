@@ -169,12 +169,12 @@ def test_weights_of_few_bits_by_hand(tmp_path):
         written = mru.quantized(first.params, 4, noise=0.05, key=jax.random.fold_in(base, number))
         value, gradient = jax.value_and_grad(loss)(written)
         assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
-        assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
+        assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
         losses.append(float(value))
         # What is trained keeps its full precision.
         updates, _ = trainer.transform.update(gradient, first.optimizer, first.params)
         for a, b in zip(*map(jax.tree.leaves, (after.params, optax.apply_updates(first.params, updates)))):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert abs(losses[0] - losses[1]) > 1e-3
     examples = trainer.task.examples("validation", np.arange(20))
     outputs, _ = nnx.merge(trainer.graphdef, mru.quantized(first.params, 4), first.rest)(examples["inputs"])
