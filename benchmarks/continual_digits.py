@@ -9,9 +9,9 @@ that was seen. M2RU reads a row of 28 pixels a step; here it is a row of 8, 8 st
 The network is the cell `miru2` of 100 channels in one block of width 64, without MLP, read after the last step. A step
 is of 32 new examples and, with replay, of 32 from a reservoir of 500, which holds each example seen so far with the
 same probability. The ways to learn: "backpropagation" through time; "alignment", which uses the 43 % of every gradient
-that M2RU does; "alignment, dense", which uses all of it; "alignment, 4 bits", whose matrices have 4 bits and are written with
-an error of 2 % of their range; and two of them without replay. Learning rates (of Adam, among 0.0005 to 0.01, with
-one seed) were chosen on validation; the accuracies are those of the test split.
+that M2RU does; "alignment, dense", which uses all of it; "alignment, 4 bits", whose matrices have 4 bits, written with
+an error of 2 % of their range; and two of them without replay. Learning rates (of Adam, from 0.0005 to 0.01, with one
+seed) were chosen on validation; the accuracies are those of the test split.
 """
 
 from __future__ import annotations
