@@ -3,7 +3,7 @@
     python train.py --config configs/quickstart.yaml [--workdir runs/x] [--train.steps 500] [--model.cells bmru,lru] ...
     python train.py --check runs/x
     python train.py --plot runs/x [runs/y ...] [--out FOLDER]
-    python train.py --robustness runs/x [--draws 5]
+    python train.py --robustness runs/x [--draws 5] [--bits 4]
 
 One loop for every task and cell: select on validation, report test once. The same command continues a stopped run.
 """
@@ -31,7 +31,19 @@ import jax
 from jax.sharding import Mesh
 
 import tasks
-from mru.training import MissingData, checkpoint, commands, devices, estimate, lock, peers, provenance, resume, workdir
+from mru.training import (
+    MissingData,
+    checkpoint,
+    commands,
+    devices,
+    estimate,
+    lock,
+    multistability,
+    peers,
+    provenance,
+    resume,
+    workdir,
+)
 from mru.training.batches import train_batches
 from mru.training.checkpoint import Writer
 from mru.training.command_line import parse
@@ -146,6 +158,8 @@ def begin(trainer: Trainer) -> tuple[TrainState, Progress]:
         + (f", resumed at step {start}" if start else "")
         + (f", from the parameters of {config.init_from}" if config.init_from and not start else "")
     )
+    if config.multistability.steps and found is None:
+        state = multistability.warmed_up(trainer, state)
     if progress.steps != steps:
         state = trainer.continued(state)
         if progress.steps is not None:

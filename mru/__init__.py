@@ -4,7 +4,7 @@ import importlib.metadata
 
 from mru import cells, dynamics
 from mru.engine.front import scan
-from mru.model import SequenceBlock, SequenceModel
+from mru.model import SequenceBlock, SequenceModel, quantized
 from mru.operators import Affine, Clamp, Latch, Operator, Play, Relay
 from mru.training.load import load
 from mru.training.optimizer import adamw
@@ -23,6 +23,7 @@ __all__ = [
     "cells",
     "dynamics",
     "load",
+    "quantized",
     "scan",
 ]
 

@@ -14,6 +14,8 @@ from mru.cells._recurrent import RecurrentCell
 class Minion(RecurrentCell):
     """h_t = lambda h_{t-1} + (1 - lambda) tanh(W x + U (r * h_{t-1}) + b), with r given by the subclass."""
 
+    alignable = True
+
     def __init__(
         self,
         features: int,

@@ -5,7 +5,7 @@ Shapes: `...` any leading batch axes, T time, D features of the model, N state c
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import Array
 from mru.cells._base import Cell, in_precision_of, named, resets
 from mru.engine import newton
 from mru.engine.recurrence import loop
-from mru.engine.steps import at
+from mru.engine.steps import at, states_before
 from mru.operators.base import State
 
 METHODS = ("auto", "sequential", "newton", "parallel_backward")
@@ -48,11 +48,17 @@ class RecurrentCell(Cell):
         newton_tolerance: Largest residual |f(x_t, h_{t-1}) - h_t| of a state that has converged, relative where |h_t|
             is above 1. It is that of float32, and smaller in float64.
         newton_iterations: Iterations at most.
+        alignable: Whether feedback alignment (`mru.training.alignment`) can train the cell.
+        local: Derivatives end within each step: none goes to the state before it, to its input through the state, or
+            from the readout to the state. The states are then in `capture` with the derivative of their own step,
+            for a cotangent that is made elsewhere.
     """
 
     jacobian: ClassVar[Literal["diagonal", "pairwise", "dense"]] = "dense"
     newton_tolerance: float = 1e-6
     newton_iterations: int = 100
+    alignable: ClassVar[bool] = False
+    local: bool = False
 
     def __init__(self, features: int, state_size: int, *, method: str = "auto"):
         """Record the sizes.
@@ -121,18 +127,28 @@ class RecurrentCell(Cell):
         state = in_precision_of(x, self._carried(state, x.shape[:-2]))
         start = None if reset is None else in_precision_of(x, self.initial_state(x.shape[:-2]))
         reset = None if reset is None else resets(reset, x)
-        h, found = self._states(self.prepare(x), state, start, reset, x.ndim - 2)
+        run = self._frozen() if self.local else self
+        h, found = run._states(run.prepare(x), state, start, reset, x.ndim - 2)
+        last = at(h, -1, x.ndim - 2)
+        if self.local:
+            before = states_before(h, state, reset, start, x.ndim - 2, False)
+            h = self._update(self.prepare(jax.lax.stop_gradient(x)), jax.lax.stop_gradient(before))
         if capture is not None:
             capture.update(named("state", h))
             for name, value in {} if found is None else found._asdict().items():
                 capture[f"newton/{name}"] = jnp.broadcast_to(value[..., None], x.shape[:-1])
-        return self.readout(h, x).astype(x.dtype), at(h, -1, x.ndim - 2)
+        return self.readout(jax.lax.stop_gradient(h) if self.local else h, x).astype(x.dtype), last
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
         self._check(x, time=False)
         state = self._update(self.prepare(x), in_precision_of(x, self._carried(state, x.shape[:-1])))
         return self.readout(state, x).astype(x.dtype), state
+
+    def _frozen(self) -> Self:
+        """The cell without a derivative in its parameters: a backward pass keeps nothing of it."""
+        graphdef, variables = nnx.split(self)
+        return nnx.merge(graphdef, jax.lax.stop_gradient(variables))
 
     def _states(
         self, inputs: Any, state: State, start: State | None, reset: Array | None, axis: int

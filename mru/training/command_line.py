@@ -21,7 +21,8 @@ from mru.training.config import Config, checked
 from mru.training.help import HELP, described, overview, usage
 from mru.training.lines import short
 from mru.training.messages import Arguments, UserError, given, no_field, words
-from mru.training.sections import RANGES, SECTIONS
+from mru.training.section import RANGES
+from mru.training.sections import SECTIONS
 from mru.training.task import Task
 from mru.training.values import fit, inner_hint, of_text
 

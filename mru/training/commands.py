@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
+from mru.model.quantization import FEWEST, MOST
 from mru.registry import Registry
 from mru.training import devices, resume
 from mru.training.check import check
@@ -78,12 +79,15 @@ def do(what: Asked, tasks: Registry[Task], argv: list[str]) -> int:
         if what.name == "--plot":
             out = what.options.get("--out")
             return pictures.plot(what.folders, tasks, None if out is None else pathlib.Path(out))
-        return robustness.command(what.folders[0], tasks, _draws(what.options.get("--draws", "5")), argv)
+        draws = _number("--draws", what.options.get("--draws", "5"), 1, MOST_DRAWS)
+        text = what.options.get("--bits")
+        bits = None if text is None else _number("--bits", text, FEWEST, MOST)
+        return robustness.command(what.folders[0], tasks, draws, argv, bits=bits)
     except MissingData as error:
         raise UserError(str(error)) from None
 
 
-def _draws(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_DRAWS:
-        raise UserError(f"--draws = {short(text)}, allowed: an integer from 1 to {MOST_DRAWS:,}")
+def _number(option: str, text: str, low: int, high: int) -> int:
+    if not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
+        raise UserError(f"{option} = {short(text)}, allowed: an integer from {low} to {high:,}")
     return int(text)

@@ -14,15 +14,17 @@ from typing import Any
 from flax import nnx
 
 from mru.model import SequenceModel
-from mru.training import estimate, schedules
+from mru.training import alignment, estimate, multistability, schedules
 from mru.training.lines import short
 from mru.training.sections import (
     SECTIONS,
     DistributedConfig,
     MeshConfig,
     ModelConfig,
+    MultistabilityConfig,
     OptimizerConfig,
     TrainConfig,
+    WeightsConfig,
 )
 from mru.training.task import Task
 
@@ -40,6 +42,8 @@ class Config:
     model: ModelConfig
     optimizer: OptimizerConfig
     train: TrainConfig
+    weights: WeightsConfig
+    multistability: MultistabilityConfig
     mesh: MeshConfig
     distributed: DistributedConfig
     workdir: pathlib.Path
@@ -88,6 +92,14 @@ def checked(config: Config) -> Config:
     except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
         options = f" with options {short(model.options)}" if model.options else ""
         raise ValueError(f"model{options}: {error}") from None
+    if config.multistability.steps and not multistability.suited(built):
+        names = ", ".join(dict.fromkeys(model.names))
+        raise ValueError(
+            f"multistability.steps = {config.multistability.steps}, allowed: 0, as cells {names} "
+            "are no nonlinear recurrences: what holds does so by construction, and an affine map has one equilibrium"
+        )
+    if config.train.feedback == "alignment":
+        alignment.require(built)
     complete = schedules.complete(nnx.state(built), config.train.schedules)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, schedules=complete))
 

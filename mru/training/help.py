@@ -43,9 +43,10 @@ COMMANDS = {
         options=("--out",),
     ),
     "--robustness": Command(
-        "WORKDIR [--draws 5]",
-        "Alone: a run's folder, to measure its metric when all parameters vary at random, --draws times each.",
-        options=("--draws",),
+        "WORKDIR [--draws 5] [--bits 4]",
+        "Alone: a run's folder, to measure its metric when all parameters vary at random, --draws times each; with "
+        "--bits, once its matrices are rounded to so many bits.",
+        options=("--draws", "--bits"),
     ),
 }
 

@@ -7,12 +7,13 @@ import pathlib
 
 from flax import nnx
 
+from mru.model.quantization import quantized
 from mru.model.sequence import SequenceModel
 from mru.training import checkpoint
 
 
 def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
-    """The trained model of a run.
+    """The trained model of a run, of the bits that its `weights.bits` say, as it was evaluated.
 
     Args:
         workdir: Folder of the run.
@@ -29,7 +30,9 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> SequenceModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{workdir}/checkpoints/{step} holds no model of this version: {error}") from None
     found = checkpoint.restore(workdir, step, model=checkpoint.flatten(state))["model"]
-    return nnx.merge(graphdef, checkpoint.unflatten(state, found))
+    model = nnx.merge(graphdef, checkpoint.unflatten(state, found))
+    bits = held.get("config", {}).get("weights", {}).get("bits")
+    return model if bits is None else quantized(model, bits)
 
 
 def chosen(workdir: str | pathlib.Path, step: int | None = None) -> int:

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from mru.training.lines import cut, printable, short
-from mru.training.sections import RANGES, SECTIONS, Plain
+from mru.training.section import RANGES, Plain
+from mru.training.sections import SECTIONS
 
 # The options of a command line, each with its value if it has one.
 Arguments = list[tuple[str, str | None]]
@@ -98,7 +99,7 @@ def suggestion(name: str, fields: dict[str, str]) -> str | None:
         fields: Help of each field by its dotted name.
     """
     word = name.rpartition(".")[2]
-    by_end = {field.rpartition(".")[2]: field for field in fields}
+    by_end = {field.rpartition(".")[2]: field for field in reversed(fields)}  # the first of those with the same name
     if word in by_end:
         return by_end[word]
     if near := difflib.get_close_matches(name, fields, 1, 0.8):

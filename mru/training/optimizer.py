@@ -1,10 +1,14 @@
-"""AdamW that reads from the modules which parameters want a learning rate of their own or no weight decay."""
+"""AdamW that reads from the modules which parameters want a learning rate of their own or no weight decay.
+
+Beside it: `sparsified`, which uses of every gradient only its largest numbers.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -19,6 +23,7 @@ def adamw(
     clip: float | None = 1.0,
     b1: float = 0.9,
     b2: float = 0.999,
+    keep: float = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW for a state of `nnx.Param`s, in three groups read off the parameters themselves.
 
@@ -33,6 +38,7 @@ def adamw(
         clip: Largest global norm of the gradient; None for no clipping.
         b1: Decay of the first moment.
         b2: Decay of the second moment.
+        keep: Share of each gradient that is used, see `sparsified`; first of all, before it is clipped.
     """
 
     def scaled(factor: float) -> optax.ScalarOrSchedule:
@@ -51,4 +57,29 @@ def adamw(
     by_group = optax.partition(
         groups, lambda params: jax.tree.map(group, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
     )
-    return by_group if clip is None else optax.chain(optax.clip_by_global_norm(clip), by_group)
+    before = [sparsified(keep)] if keep < 1 else []
+    before += [] if clip is None else [optax.clip_by_global_norm(clip)]
+    return optax.chain(*before, by_group) if before else by_group
+
+
+def sparsified(keep: float) -> optax.GradientTransformation:
+    """Of the gradient of each parameter the largest numbers, and zeros in place of the others.
+
+    Of n numbers max(1, round(keep * n)) are kept, the first of them where several are of the same size. M2RU (arXiv
+    2512.17299) keeps 43 %, to write fewer of the memristors of a crossbar, which wear out.
+
+    Args:
+        keep: The share, above 0 and at most 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must be above 0 and at most 1, got {keep!r}")
+
+    def sparse(gradient: Any) -> Any:
+        flat = gradient.ravel()
+        _, largest = jax.lax.top_k(jnp.abs(flat), max(1, round(keep * flat.size)))
+        return jnp.zeros_like(flat).at[largest].set(flat[largest]).reshape(gradient.shape)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(sparse, updates))

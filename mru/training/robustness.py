@@ -4,6 +4,9 @@ The protocol is that of the MRU family, published for parameter variability by D
 and Fyon et al. 2026 (arXiv 2605.15216): every parameter is multiplied by 1 + N(0, (p/3)^2), with a draw of its own for
 each of its numbers, so that p is about the largest relative deviation (three standard deviations). This is measured on
 validation, as the test split is read once, at the end of training.
+
+With `--bits`, or of a run that trained with `weights.bits`, matrices are rounded to so many bits (`mru.quantized`)
+before all vary: p is then the error with which a memristor is written.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from mru.model import quantized
 from mru.registry import Registry
 from mru.training import checkpoint, devices, provenance
 from mru.training.config import Config
@@ -29,6 +33,7 @@ from mru.training.files import write
 from mru.training.load import chosen
 from mru.training.look import config_in, told
 from mru.training.messages import RunFailed
+from mru.training.sections import WeightsConfig
 from mru.training.summary import rounded
 from mru.training.task import Task
 from mru.training.trainer import Trainer, TrainState
@@ -38,7 +43,15 @@ VARIABILITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 FILE = "robustness.json"
 
 
-def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[str], seed: int = 0) -> int:
+def command(
+    folder: pathlib.Path,
+    tasks: Registry[Task],
+    draws: int,
+    argv: list[str],
+    *,
+    bits: int | None = None,
+    seed: int = 0,
+) -> int:
     """Measure the run in a folder, print a line for each p, write WORKDIR/robustness.json and the plot; the exit code.
 
     Args:
@@ -46,6 +59,7 @@ def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[
         tasks: Where tasks are found by name.
         draws: Number of draws of all parameters, for each p.
         argv: The command line, to be recorded.
+        bits: Bits of the numbers of matrices; those that the run trained with if None.
         seed: Seed of the draws.
 
     Raises:
@@ -64,7 +78,11 @@ def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[
     with told(option, folder):
         step = chosen(folder)
         trainer, state = restored(config, step)
-    print(f"{folder}, step {step}: validation {config.task.metric} where parameters vary by p")
+    bits = config.weights.bits if bits is None else bits
+    if bits is not None:
+        state = dataclasses.replace(state, params=quantized(state.params, bits))
+    coarse = "" if bits is None else f"matrices are of {bits} bits, and "
+    print(f"{folder}, step {step}: validation {config.task.metric} where {coarse}parameters vary by p")
     rows = []
     with tqdm(total=1 + draws * (len(VARIABILITIES) - 1), unit="draw", file=sys.stderr, dynamic_ncols=True) as bar:
         for p, values in measured(trainer, state, draws, seed, bar):
@@ -75,6 +93,7 @@ def command(folder: pathlib.Path, tasks: Registry[Task], draws: int, argv: list[
         "split": "validation",
         "p": [p for p, _ in rows],
         "values": [values for _, values in rows],
+        "bits": bits,
         "draws": draws,
         "seed": seed,
         "step": step,
@@ -99,13 +118,16 @@ def _made_by(argv: list[str]) -> dict[str, Any]:
 def restored(config: Config, step: int) -> tuple[Trainer, TrainState]:
     """A trainer on one device, and the state to evaluate that has the model of a step; it has no optimiser.
 
+    The trainer takes parameters as they are, whatever `weights.bits` says.
+
     Raises:
         ValueError: The checkpoint can not be read, or is of another model.
     """
     # Another machine may have fewer devices than the run had.
     axes = ("data", "seq", "model")
     mesh = jax.make_mesh((1, 1, 1), axes, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
-    trainer, model = Trainer(config, mesh), nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))
+    trainer = Trainer(dataclasses.replace(config, weights=WeightsConfig()), mesh)
+    model = nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))
     parts = nnx.split(model, nnx.Param, ...)[1:]
     like = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=trainer.replicated)

@@ -15,7 +15,7 @@ from flax import nnx
 
 from mru.cells._base import Ramp, Scheduled
 from mru.training.lines import short
-from mru.training.sections import FLOAT32_MAX
+from mru.training.section import FLOAT32_MAX
 
 Path = tuple[Any, ...]
 FIELDS = [field.name for field in dataclasses.fields(Ramp)]

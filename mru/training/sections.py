@@ -6,66 +6,20 @@ import dataclasses
 import inspect
 import math
 import re
-import typing
-from typing import Annotated, Any, ClassVar, Literal
-
-import numpy as np
+from typing import Any, ClassVar, Literal
 
 import mru.cells
+from mru.model.quantization import FEWEST, MOST
 from mru.training.lines import short
-
-# What an option of a cell may be. No field below has a class for its type: a config would then say what is made.
-Scalar = bool | int | float | str | None
-Plain = Scalar | list[Scalar]
-
-# Numbers in a range, and the range in words.
-PositiveInt = Annotated[int, "an integer > 0"]
-NonNegativeInt = Annotated[int, "an integer >= 0"]
-PositiveFloat = Annotated[float, "a number > 0"]
-NonNegativeFloat = Annotated[float, "a number >= 0"]
-RANGES: dict[Any, str] = {
-    kind: typing.get_args(kind)[1] for kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat)
-}
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def in_range(value: float, kind: Any) -> bool:
-    """Whether a number is in one of `RANGES`."""
-    return value > 0 or (value == 0 and "=" in RANGES[kind])
-
-
-class Section:
-    """A section of the config."""
-
-    section: ClassVar[str]
-    # JAX counts in int32. Fields whose integers may have more bits than its 31:
-    bits: ClassVar[dict[str, int]] = {}
-
-    def __post_init__(self) -> None:
-        """Checks every number against its type, then what the section itself knows of its fields.
-
-        Raises:
-            ValueError: One line with the field, its value and what is allowed.
-        """
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            self._require(name, abs(value) <= FLOAT32_MAX, "a finite number of 32 bits")
-            below = self.bits.get(name, 31)
-            self._require(
-                name, isinstance(value, float) or value < 2**below, f"below 2^{below}, as JAX counts in int32"
-            )
-            for kind in {hint, *typing.get_args(hint)} & set(RANGES):
-                self._require(name, in_range(value, kind), RANGES[kind])
-        self._check()
-
-    def _check(self) -> None:
-        """What the types do not say."""
-
-    def _require(self, field: str, valid: bool, allowed: str) -> None:
-        if not valid:
-            raise ValueError(f"{self.section}.{field} = {short(getattr(self, field))}, allowed: {allowed}")
+from mru.training.section import (
+    FLOAT32_MAX,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Plain,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +97,8 @@ class OptimizerConfig(Section):
         clip: Largest global norm of the gradient.
         b1: Decay of the first moment.
         b2: Decay of the second moment.
+        keep: Share of the numbers of each gradient that is used, the largest ones; if null, all of them, or 0.43 with
+            train.feedback = alignment.
     """
 
     section: ClassVar[str] = "optimizer"
@@ -155,8 +111,10 @@ class OptimizerConfig(Section):
     clip: PositiveFloat | None = 1.0
     b1: NonNegativeFloat = 0.9
     b2: NonNegativeFloat = 0.999
+    keep: PositiveFloat | None = None
 
     def _check(self) -> None:
+        self._require("keep", self.keep is None or self.keep <= 1, "above 0 and at most 1, or null")
         for field in ("warmup", "final"):
             self._require(field, getattr(self, field) <= 1, "from 0 to 1")
         for field in ("b1", "b2"):
@@ -179,10 +137,12 @@ class TrainConfig(Section):
         patience: Stop after so many evaluations without a better one; never if null.
         schedules: Changes to the ramps of the scalars that cells leave to a schedule, by their names: start, end,
             begin, finish. Evaluation, selection and early stopping begin once all have arrived.
+        feedback: How the error reaches what a cell did at each step: by backpropagation through time, or by alignment,
+            through a fixed random matrix, for cells that can learn so.
     """
 
     section: ClassVar[str] = "train"
-    bits: ClassVar[dict[str, int]] = {"seed": 32}
+    integer_bits: ClassVar[dict[str, int]] = {"seed": 32}
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
@@ -193,6 +153,7 @@ class TrainConfig(Section):
     deterministic: bool = False
     patience: PositiveInt | None = None
     schedules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    feedback: Literal["backpropagation", "alignment"] = "backpropagation"
 
     def dispatch(self, start: int = 0) -> int:
         """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""
@@ -203,6 +164,43 @@ class TrainConfig(Section):
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""
         return step % self.eval_every == 0 or step == self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsConfig(Section):
+    """Matrices of few bits while training (`mru.quantized`); derivatives pass straight through to the full precision.
+
+    Args:
+        bits: Bits of every number of a matrix; null for full precision.
+        noise: Standard deviation of what is written over the largest number of a matrix, drawn anew in each step of
+            training; evaluation has none.
+    """
+
+    section: ClassVar[str] = "weights"
+
+    bits: PositiveInt | None = None
+    noise: NonNegativeFloat = 0.0
+
+    def _check(self) -> None:
+        self._require("bits", self.bits is None or FEWEST <= self.bits <= MOST, f"from {FEWEST} to {MOST}, or null")
+        self._require("noise", self.bits is not None or self.noise == 0, "0 without weights.bits")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultistabilityConfig(Section):
+    """What nonlinear recurrences learn before the first step of a run: to reach many attractors (Lambrechts 2023).
+
+    Args:
+        steps: Gradient steps of each of them; 0 for none.
+        lr: Learning rate of the first of these steps.
+        rest: Steps without input after which the last of these steps compares the states.
+    """
+
+    section: ClassVar[str] = "multistability"
+
+    steps: NonNegativeInt = 0
+    lr: PositiveFloat = 1e-2
+    rest: PositiveInt = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +252,16 @@ class DistributedConfig(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
-    kind.section: kind for kind in (ModelConfig, OptimizerConfig, TrainConfig, MeshConfig, DistributedConfig)
+    kind.section: kind
+    for kind in (
+        ModelConfig,
+        OptimizerConfig,
+        TrainConfig,
+        WeightsConfig,
+        MultistabilityConfig,
+        MeshConfig,
+        DistributedConfig,
+    )
 }
 
 

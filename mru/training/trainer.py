@@ -16,7 +16,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mru.training import inside, optimizer, schedules
+from mru.model import quantized
+from mru.training import alignment, inside, optimizer, schedules
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
@@ -65,8 +66,11 @@ class Trainer:
             clip=o.clip,
             b1=o.b1,
             b2=o.b2,
+            keep=o.keep or (alignment.KEEP if config.train.feedback == "alignment" else 1.0),
         )
         self.key = jax.random.key(config.train.seed)
+        # Steps are below 2^31.
+        self.writing_key, self.feedback_key = (jax.random.fold_in(self.key, 2**32 - i) for i in (1, 2))
         self.graphdef: nnx.GraphDef[Any]
         self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)  # type: ignore[misc]
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -96,20 +100,33 @@ class Trainer:
         again = jax.jit(self._scheduled, out_shardings=self.shardings.rest)
         return dataclasses.replace(state, rest=again(state.rest, state.step))
 
-    def _outputs(self, model: Any, batch: dict[str, jax.Array], rngs: nnx.Rngs) -> jax.Array:
-        given = self.task.model_inputs(batch)
-        return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs)[0]
+    def _merged(self, params: Any, rest: Any, key: jax.Array | None = None) -> Any:
+        """The model with its matrices as they are written: of few bits if the config says so, and noise given a key."""
+        weights = self.config.weights
+        if weights.bits is not None:
+            params = quantized(params, weights.bits, noise=0.0 if key is None else weights.noise, key=key)
+        return nnx.merge(self.graphdef, params, rest)
 
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(self.key, state.step)
+        key, writing = (jax.random.fold_in(k, state.step) for k in (self.key, self.writing_key))
+        given = self.task.model_inputs(batch)
 
-        def loss_of(params: nnx.State[Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def model_of(params: nnx.State[Any, Any]) -> Any:
+            return self._merged(params, state.rest, writing)
+
+        def outputs_of(model: Any, capture: dict[str, jax.Array] | None = None) -> jax.Array:
             rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
-            outputs = self._outputs(nnx.merge(self.graphdef, params, state.rest), batch, rngs)
+            return model(given.inputs, lengths=given.lengths, reset=given.reset, rngs=rngs, capture=capture)[0]
+
+        def loss_of(outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
             return self.task.loss(outputs, batch).mean(), metrics
 
-        (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        if self.config.train.feedback == "alignment":
+            learn = alignment.value_and_grad(model_of, outputs_of, loss_of, given, self.feedback_key)
+        else:
+            learn = jax.value_and_grad(lambda params: loss_of(outputs_of(model_of(params))), has_aux=True)
+        (loss, metrics), gradient = learn(state.params)
         updates, new = self.transform.update(gradient, state.optimizer, state.params)
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         params, step = optax.apply_updates(state.params, updates), state.step + 1
@@ -148,7 +165,7 @@ class Trainer:
 
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], inside.Counts]:
         def sums(params: Any, rest: Any, batch: Any) -> tuple[dict[str, jax.Array], inside.Counts]:
-            model, given = nnx.merge(self.graphdef, params, rest), self.task.model_inputs(batch)
+            model, given = self._merged(params, rest), self.task.model_inputs(batch)
             captured: dict[str, jax.Array] = {}
             outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
             return self._sums(outputs, batch), inside.counted(model, captured, _real(given, batch["weight"]))
@@ -180,7 +197,7 @@ class Trainer:
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
         def outputs(params: Any, rest: Any, x: Any, state: Any, reset: Any) -> Any:
-            return nnx.merge(self.graphdef, params, rest)(x, state, reset=reset)
+            return self._merged(params, rest)(x, state, reset=reset)
 
         return jax.jit(outputs, out_shardings=self.replicated)
 

@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from mru.training import plain_yaml
-from mru.training.sections import RANGES, in_range
+from mru.training.section import RANGES, in_range
 
 
 def fit(value: Any, hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from mru.training.config import Config
 from mru.training.files import move_aside, write
 from mru.training.lines import short
 from mru.training.messages import UserError, say
+from mru.training.sections import SECTIONS
 
 # That the run has had a checkpoint. It lies beside them, so that it outlives them.
 FIRST = "first_checkpoint.json"
@@ -188,13 +190,23 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
     return held if type(steps) is int and type(patience) in (int, type(None)) else None
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """What a config has other than before and may not, in words."""
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a config has other than before and may not, in words. A field that a version did not have is its default."""
+    return _differences(_complete(before), _complete(now), "")
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    defaults = {name: dataclasses.asdict(kind()) for name, kind in SECTIONS.items()}  # type: ignore[call-overload]
+    held = {name: config.get(name, {}) for name in defaults}
+    return config | {name: defaults[name] | x if isinstance(x, dict) else x for name, x in held.items()}
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:
     changed = []
     for key in sorted({*before, *now} - set(PLACES if not prefix else ())):
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            changed += differences(a, b, f"{prefix}{key}.")
+            changed += _differences(a, b, f"{prefix}{key}.")
         elif a != b and prefix + key not in MAY_CHANGE and not _was_default(prefix, a, b):
             changed.append(f"{prefix}{key} = {a} (now {b})")
     return changed

@@ -19,6 +19,7 @@ CASES = {
     "plot several": (["--plot", "a", "b", "c", "--out", "d"], Asked("--plot", paths("a", "b", "c"), {"--out": "d"})),
     "plot, out first": (["--out", "d", "--plot", "a", "b"], Asked("--plot", paths("a", "b"), {"--out": "d"})),
     "robustness": (["--robustness", "a", "--draws", "7"], Asked("--robustness", paths("a"), {"--draws": "7"})),
+    "robustness, bits": (["--robustness", "a", "--bits", "4"], Asked("--robustness", paths("a"), {"--bits": "4"})),
     "training": (["--config", "x.yaml", "--train.steps", "5"], None),
     "nothing": ([], None),
     "help": (["--plot", "a", "--help"], None),
@@ -66,6 +67,12 @@ def test_a_folder_that_is_no_run(name, tmp_path):
 def test_draws_out_of_range(draws, tmp_path):
     code, said = main("--robustness", tmp_path, f"--draws={draws}")
     assert_refused(code, said, [f"--draws = {draws}", "an integer from 1 to 10,000"])
+
+
+@pytest.mark.parametrize("bits", ["1", "25", "x"])
+def test_bits_out_of_range(bits, tmp_path):
+    code, said = main("--robustness", tmp_path, f"--bits={bits}")
+    assert_refused(code, said, [f"--bits = {bits}", "an integer from 2 to 24"])
 
 
 def test_help_names_them(capsys):

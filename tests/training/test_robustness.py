@@ -102,6 +102,30 @@ def test_a_run_is_measured(copied, cache, tmp_path):
     assert found["values"][4][1] == pytest.approx(np.mean((outputs - examples["targets"]) ** 2), rel=1e-4)
 
 
+def by_hand(model, workdir):
+    """Validation mse of a model."""
+    examples = parse(["--config", workdir / "config.yaml"]).task.examples("validation", np.arange(20))
+    outputs = np.asarray(jax.jit(lambda x: model(x)[0])(examples["inputs"]), np.float64)
+    return np.mean((outputs - examples["targets"]) ** 2)
+
+
+def test_matrices_of_few_bits_vary(copied, cache):
+    """They are rounded first: at p = 0 the model has levels, and elsewhere every number has its own error."""
+    workdir, _ = copied
+    code, said, shown = run(workdir, "--draws", "1", "--bits", "3")
+    assert code == 0, said
+    assert "where matrices are of 3 bits, and parameters vary by p" in shown
+    found = json.loads((workdir / "robustness.json").read_text())
+    assert found["bits"] == 3
+    coarse = mru.quantized(mru.load(workdir), 3)
+    assert found["values"][0][0] == pytest.approx(by_hand(coarse, workdir), rel=1e-4)
+    assert found["values"][0][0] != pytest.approx(by_hand(mru.load(workdir), workdir), rel=1e-2)
+    graphdef, held, rest = nnx.split(coarse, nnx.Param, ...)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 4), 0)
+    varied = nnx.merge(graphdef, robustness.perturbed(held, key, 0.3), rest)
+    assert found["values"][4][0] == pytest.approx(by_hand(varied, workdir), rel=1e-4)
+
+
 def test_scheduled_scalars_do_not_vary(copied, cache):
     workdir, _ = copied
     _, state = robustness.restored(parse(["--config", workdir / "config.yaml", "--workdir", workdir]), 40)

@@ -2,7 +2,15 @@ import re
 
 import pytest
 
-from mru.training.sections import DistributedConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from mru.training.sections import (
+    DistributedConfig,
+    MeshConfig,
+    ModelConfig,
+    MultistabilityConfig,
+    OptimizerConfig,
+    TrainConfig,
+    WeightsConfig,
+)
 
 
 def test_dispatch_divides_every_boundary():
@@ -35,6 +43,9 @@ def test_dispatch_divides_every_boundary():
         (OptimizerConfig, {"b1": 1.0}, "optimizer.b1 = 1.0, allowed: at least 0 and below 1"),
         (ModelConfig, {"cells": "lru,gpt"}, "model.cells = gpt, allowed: names of alpha_cmru"),
         (ModelConfig, {"positions": 3}, "model.positions = 3, allowed: an even number"),
+        (WeightsConfig, {"bits": 1}, "weights.bits = 1, allowed: from 2 to 24, or null"),
+        (WeightsConfig, {"noise": 0.1}, "weights.noise = 0.1, allowed: 0 without weights.bits"),
+        (MultistabilityConfig, {"rest": 0}, "multistability.rest = 0, allowed: an integer > 0"),
         (MeshConfig, {"data": 0}, "mesh.data = 0, allowed: at least 1, or -1"),
         (DistributedConfig, {"num_processes": 2}, "distributed.coordinator_address = None, allowed: a value"),
     ],

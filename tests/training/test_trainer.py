@@ -108,7 +108,7 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path, monkeypatch):
     assert np.all(np.diff(rate[:21]) > 0)
     assert np.all(np.diff(rate[20:]) < 0)
     del given["rate"]
-    assert given == {"weight_decay": 0.3, "state_lr_factor": 0.4, "clip": 3.0, "b1": 0.8, "b2": 0.99}
+    assert given == {"weight_decay": 0.3, "state_lr_factor": 0.4, "clip": 3.0, "b1": 0.8, "b2": 0.99, "keep": 1.0}
 
 
 def test_the_leak_is_that_of_the_step(tmp_path, monkeypatch):
@@ -147,3 +147,36 @@ def test_a_longer_run_continues_its_schedules_at_the_step(tmp_path):
     # One step of the same state: its size is in proportion to the learning rate, a cosine from 0.01 to 0.0001.
     cosine = 1e-4 + (1e-2 - 1e-4) * 0.5 * (1 + np.cos(np.pi * (10 - 4) / (40 - 4)))
     assert rates[0] / rates[1] == pytest.approx(cosine / 1e-4, rel=0.05)
+
+
+def test_weights_of_few_bits_by_hand(tmp_path):
+    """Loss and gradient at the rounded matrices, with the noise of the step; evaluation without it."""
+    trainer = make_trainer(tmp_path, "--weights.bits", "4", "--weights.noise", "0.05")
+    first = trainer.initial()
+    step = jax.jit(trainer._step)
+    with contextlib.closing(train_batches(trainer.task, batch_size=8, seed=0)) as batches:
+        batch = {name: x[0] for name, x in next(batches).items()}
+    base = jax.random.fold_in(jax.random.key(0), 2**32 - 1)
+
+    def loss(params):
+        outputs, _ = nnx.merge(trainer.graphdef, params, first.rest)(batch["inputs"])
+        return jnp.mean((outputs - batch["targets"]) ** 2)
+
+    losses = []
+    for number in (0, 1):
+        state = trainers.TrainState(first.params, first.rest, first.optimizer, jnp.int32(number))
+        after, metrics = step(state, batch)
+        written = mru.quantized(first.params, 4, noise=0.05, key=jax.random.fold_in(base, number))
+        value, gradient = jax.value_and_grad(loss)(written)
+        assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+        assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
+        losses.append(float(value))
+        # What is trained keeps its full precision.
+        updates, _ = trainer.transform.update(gradient, first.optimizer, first.params)
+        for a, b in zip(*map(jax.tree.leaves, (after.params, optax.apply_updates(first.params, updates)))):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-3
+    examples = trainer.task.examples("validation", np.arange(20))
+    outputs, _ = nnx.merge(trainer.graphdef, mru.quantized(first.params, 4), first.rest)(examples["inputs"])
+    expected = float(np.mean((np.asarray(outputs) - examples["targets"]) ** 2))
+    assert trainer.evaluate(first, "validation")[0]["mse"] == pytest.approx(expected, rel=1e-5)

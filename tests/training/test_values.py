@@ -2,7 +2,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mru.training.sections import NonNegativeFloat, Plain, PositiveFloat, PositiveInt
+from mru.training.section import NonNegativeFloat, Plain, PositiveFloat, PositiveInt
 from mru.training.values import fit, inner_hint, of_text
 
 NAMES = Literal["a", "b"] | None

@@ -75,6 +75,18 @@ def test_the_schedule_that_earlier_versions_wrote_by_default_is_no_change(here):
                 workdir.earlier(parse(argv))
 
 
+def test_a_field_that_an_earlier_version_did_not_have_is_its_default(here):
+    (here / "w").mkdir()
+    argv = ["--config", config_file(here), "--workdir", "w"]
+    held = parse(argv).resolved
+    del held["weights"], held["optimizer"]["clip"]
+    (here / "w/config.yaml").write_text(yaml.safe_dump(held))
+    assert workdir.earlier(parse(argv)) == held
+    for field, was in {"weights.bits": "None", "optimizer.clip": "1.0"}.items():
+        with pytest.raises(UserError, match=rf"it has {field} = {was} \(now 4"):
+            workdir.earlier(parse([*argv, f"--{field}", "4"]))
+
+
 @pytest.mark.parametrize(
     ("held", "now", "complete"),
     [
