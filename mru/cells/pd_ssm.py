@@ -25,9 +25,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
     states: P moves between them. Such maps compose by index, so the scan's cost is linear in N; to find P takes
     K N^2 a step.
 
-    What we could not read in the source is our choice: K = 16; M normal with standard deviation 0.1, with which
-    more runs learn to count modulo 5 than with 1; u of N units; b_m such that |D| starts near `magnitude`; B and C as in
-    LRU.
+    What we could not read in the source is our choice: K = 16; M normal with standard deviation 0.1, by which more
+    runs learn to count modulo 5 than with 1; u of N units; b_m so that |D| starts near `magnitude`; B and C as in LRU.
 
     Source: Terzic et al. 2025, arXiv 2509.22284.
     """
