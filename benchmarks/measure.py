@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from mru.training import provenance
+from mru.training.files import write
 
 
 def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, float]:
@@ -108,7 +109,7 @@ def start() -> str:
 def report(
     rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], out: pathlib.Path | None, draw: Callable
 ) -> None:
-    """Print a line for each row as it is measured; then write all as JSON, with what they depend on, and the plot.
+    """Print a line for each row as it is measured, and write those so far as JSON; at the end also the plot.
 
     Args:
         rows: The measurements.
@@ -116,21 +117,27 @@ def report(
         out: JSON file to write, or None.
         draw: (rows, file) -> None, which draws the plot, where there is one of these rows.
     """
-    found = []
-    for row in rows:
-        found.append(row)
-        print(line(row), flush=True)
-    if out is None:
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
     content = {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-    lines = ",\n".join("  " + json.dumps(row) for row in found)
-    out.write_text(json.dumps(content, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
+
+    def save(more: dict[str, str]) -> None:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            lines = ",\n".join("  " + json.dumps(row) for row in found)
+            write(out, json.dumps(content | more, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
+
+    for row in rows:
+        found.append(row)
+        print(line(row), flush=True)
+        save({})
+    # Last, as to ask for the devices takes their memory, which programs that the rows run need.
+    save({"device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"})
+    if out is None:
+        return
     draw(found, out.with_suffix(".png"))
     print("wrote " + " and ".join(str(file) for file in (out, out.with_suffix(".png")) if file.exists()))
