@@ -25,8 +25,9 @@ class PDSSM(ScanCell, name="pd_ssm"):
     states: P moves between them. Such maps compose by index, so the scan's cost is linear in N; to find P takes
     K N^2 a step.
 
-    What we could not read in the source is our choice: K = 16; M normal with standard deviation 0.1, by which more
-    runs learn to count modulo 5 than with 1; u of N units; b_m so that |D| starts near `magnitude`; B and C as in LRU.
+    What we could not read in the source is our choice: K = 16; M_k = I / 2 plus normal numbers of standard deviation 0.1,
+    so that P starts as the identity and the cell as a diagonal model; u of N units; b_m so that |D| starts near
+    `magnitude`; B and C as in LRU.
 
     Source: Terzic et al. 2025, arXiv 2509.22284.
     """
@@ -81,7 +82,7 @@ class PDSSM(ScanCell, name="pd_ssm"):
             method=method,
         )
         self.mix = linear(features, transitions, dtype=dtype, rngs=rngs)
-        self.transitions = StateParam(0.1 * normal(transitions, state_size, state_size))
+        self.transitions = StateParam(0.5 * jnp.eye(state_size) + 0.1 * normal(transitions, state_size, state_size))
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
         self.magnitude = linear(
             units,
