@@ -25,7 +25,7 @@ class PDSSM(ScanCell, name="pd_ssm"):
     states: P moves between them. Such maps compose by index, so the scan's cost is linear in N; to find P takes
     K N^2 a step.
 
-    What we could not read in the source is our choice: K = 16; M_k = I / 2 plus normal numbers of standard deviation 0.1,
+    What we could not read in the source is our choice: K = 16; M_k = I / 2 plus normal numbers of deviation 0.1,
     so that P starts as the identity and the cell as a diagonal model; u of N units; b_m so that |D| starts near
     `magnitude`; B and C as in LRU.
 
