@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 import mru
-from mru.operators import PairAffine, field
+from mru.operators import PairAffine, ScoredRoute, field
 
 
 class MaxPlus(mru.Operator):
@@ -83,6 +83,8 @@ def draw(name, rng, batch, time, channels):
     if name == "permuted":
         op = Permuted(rng.integers(0, channels, shape), 0.8 * normal(*shape), normal(*shape))
         return op, lambda op, t, h: t(op.factor) * np.take_along_axis(h, t(op.index), -1) + t(op.offset)
+    if name == "scored route":  # whose derivative in the scores is no limit of differences
+        return ScoredRoute(normal(*shape, channels), 0.8 * normal(*shape), normal(*shape)), None
     constant = name.startswith("constant")
     blocks = 0.3 * normal(*(() if constant else shape[:-1]), channels, 2, 2)
 
