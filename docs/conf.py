@@ -77,9 +77,20 @@ def skip(app, what, name, obj, skipped, options):
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def show_public_bases(app, name, obj, options, bases):
+    """Sphinx's event `autodoc-process-bases`: of a base that a few cells share, what that one is itself based on."""
+
+    def public(base):
+        hidden = base.__module__.startswith("mru.cells.") and getattr(mru.cells, base.__name__, None) is not base
+        return public(base.__mro__[1]) if hidden else base
+
+    bases[:] = [public(base) for base in bases]
+
+
 def setup(app):
     """Write what is generated from the code before any page is read."""
     app.connect("builder-inited", lambda app: pages.write(DOCS))
     app.connect("builder-inited", lambda app: figures.write(DOCS / "generated", pages.examples()))
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-docstring", convert, priority=400)  # before napoleon
