@@ -82,7 +82,9 @@ class PDSSM(ScanCell, name="pd_ssm"):
             method=method,
         )
         self.mix = linear(features, transitions, dtype=dtype, rngs=rngs)
-        self.transitions = StateParam(0.5 * jnp.eye(state_size) + 0.1 * normal(transitions, state_size, state_size))
+        self.transitions = StateParam(
+            0.5 * jnp.eye(state_size, dtype=jnp.float32) + 0.1 * normal(transitions, state_size, state_size)
+        )
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
         self.magnitude = linear(
             units,
