@@ -33,7 +33,7 @@ def trained(workdir: pathlib.Path, run: tuple[str, int]) -> dict[str, Any]:
     """
     name, seed = run
     folder = workdir / f"{name}-{seed}"
-    command = [sys.executable, "train.py", "--config", str(GALLERY / f"{name}.yaml")]
+    command = [sys.executable, "train.py", "--config", f"configs/zoo/{name}.yaml"]
     command += ["--train.seed", str(seed), "--workdir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.scipy.special import logit
 from jax.typing import DTypeLike
 
 from mru.cells._base import StateParam, as_rngs
@@ -26,8 +27,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
     K N^2 a step.
 
     What we could not read in the source is our choice: K = 16; M_k = I / 2 plus normal numbers of deviation 0.1,
-    so that P starts as the identity and the cell as a diagonal model; u of N units; b_m so that |D| starts near
-    `magnitude`; B and C as in LRU.
+    so that P starts as the identity and the cell as a diagonal model; u of N units; b_m and b_p so that D starts near
+    the diagonal of LRU, uniform on the ring r_min <= |D| <= r_max, with its B (times sqrt(1 - |D|^2)) and C.
 
     Source: Terzic et al. 2025, arXiv 2509.22284.
     """
@@ -39,7 +40,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
         *,
         transitions: int = 16,
         hidden: int | None = None,
-        magnitude: float = 0.9975,
+        r_min: float = 0.9,
+        r_max: float = 0.999,
         learn_initial_state: bool = False,
         method: str = "auto",
         dtype: DTypeLike | None = None,
@@ -52,26 +54,33 @@ class PDSSM(ScanCell, name="pd_ssm"):
             state_size: N, complex channels.
             transitions: K, matrices that P is mixed from, at least 1.
             hidden: Units of the network that gives D; N if None.
-            magnitude: What |D| is near at the start, in (0, 1): a state then outlasts some 1 / (1 - |D|) steps.
+            r_min: Smallest |D| at the start, in (0, r_max). A state outlasts some 1 / (1 - |D|) steps.
+            r_max: Largest |D| at the start, below 1.
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`; "autodiff" has no derivative of P and refuses to be trained.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters, or a seed.
 
         Raises:
-            ValueError: A size is not an integer of at least 1, or the magnitude is out of its range.
+            ValueError: A size is not an integer of at least 1, or r_min or r_max is out of its range.
         """
         self._set_sizes(features, state_size)  # checks them
         units = state_size if hidden is None else hidden
-        for name, size in (("transitions", transitions), ("hidden", units)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {size!r}")
-        if not 0 < magnitude < 1:
-            raise ValueError(f"PDSSM magnitude must be in (0, 1), got {magnitude!r}")
+        for name, count in (("transitions", transitions), ("hidden", units)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {count!r}")
+        if not 0 < r_min < r_max < 1:
+            raise ValueError(f"PDSSM needs 0 < r_min < r_max < 1, got r_min {r_min} and r_max {r_max}")
         rngs = as_rngs(rngs)
 
         def normal(*shape: int) -> Array:
             return jax.random.normal(rngs.params(), shape, jnp.float32)
+
+        def uniform(low: float, high: float) -> Array:
+            return jax.random.uniform(rngs.params(), (state_size,), jnp.float32, low, high)
+
+        def sigmoid_layer(start: Array) -> nnx.Linear:
+            return linear(units, state_size, dtype=dtype, bias_init=lambda *_: logit(start), rngs=rngs)
 
         super().__init__(
             features,
@@ -86,15 +95,10 @@ class PDSSM(ScanCell, name="pd_ssm"):
             0.5 * jnp.eye(state_size, dtype=jnp.float32) + 0.1 * normal(transitions, state_size, state_size)
         )
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
-        self.magnitude = linear(
-            units,
-            state_size,
-            dtype=dtype,
-            bias_init=nnx.initializers.constant(math.log(magnitude / (1 - magnitude))),
-            rngs=rngs,
-        )
-        self.phase = linear(units, state_size, dtype=dtype, rngs=rngs)
-        self.b = StateParam(normal(features, 2, state_size) / math.sqrt(2 * features))
+        size = jnp.sqrt(uniform(r_min**2, r_max**2))
+        self.magnitude = sigmoid_layer(size)
+        self.phase = sigmoid_layer(uniform(0.01, 0.99))  # away from the ends, where the sigmoid is flat
+        self.b = StateParam(jnp.sqrt(1 - size**2) * normal(features, 2, state_size) / math.sqrt(2 * features))
         self.c = nnx.Param(normal(2, state_size, features) / math.sqrt(state_size))
         self.d = nnx.Param(normal(features))
         self.dtype = product_dtype(dtype)

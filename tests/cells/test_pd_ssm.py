@@ -39,8 +39,15 @@ def test_sizes_are_checked(option):
         PDSSM(D, N, **{option: 0}, rngs=0)
 
 
-def test_magnitude_is_that_of_the_diagonal_at_the_start():
-    cell = PDSSM(D, N, magnitude=0.9, rngs=0)
-    assert cell.magnitude.bias[...].tolist() == pytest.approx(N * [np.log(9)], rel=1e-5)
-    with pytest.raises(ValueError, match=r"PDSSM magnitude must be in \(0, 1\), got 1"):
-        PDSSM(D, N, magnitude=1, rngs=0)
+def test_the_diagonal_starts_on_a_ring_with_phases_all_around():
+    cell = PDSSM(1, 1000, r_min=0.5, r_max=0.8, transitions=1, hidden=1, rngs=0)
+    size, turns = sigmoid(np.float64(cell.magnitude.bias[...])), sigmoid(np.float64(cell.phase.bias[...]))
+    assert 0.5 <= size.min() < 0.51 < 0.79 < size.max() <= 0.8
+    assert (size**2).mean() == pytest.approx((0.5**2 + 0.8**2) / 2, abs=0.01)  # uniform in area
+    assert turns.mean() == pytest.approx(0.5, abs=0.03)
+    assert turns.std() == pytest.approx(0.98 / np.sqrt(12), abs=0.02)
+    b = np.float64(cell.b[...])[0]
+    assert (b**2).sum(0).mean() == pytest.approx((1 - size**2).mean(), rel=0.1)
+    for r_min, r_max in [(0, 0.5), (0.6, 0.5), (0.5, 1)]:
+        with pytest.raises(ValueError, match=rf"0 < r_min < r_max < 1, got r_min {r_min} and r_max {r_max}"):
+            PDSSM(D, N, r_min=r_min, r_max=r_max, rngs=0)
