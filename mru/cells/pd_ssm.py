@@ -28,7 +28,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
 
     What we could not read in the source is our choice: K = 16; M_k = I / 2 plus normal numbers of deviation 0.1,
     so that P starts as the identity and the cell as a diagonal model; u of N units; b_m and b_p so that D starts near
-    the diagonal of LRU, uniform on the ring r_min <= |D| <= r_max, with its B (times sqrt(1 - |D|^2)) and C.
+    the diagonal of LRU, uniform on the ring r_min <= |D| <= r_max with phase in [0, max_phase]; B times a learned
+    gamma, and C, as in LRU. An automaton wants D near 1: phases add up, and so does what B x adds.
 
     Source: Terzic et al. 2025, arXiv 2509.22284.
     """
@@ -42,6 +43,7 @@ class PDSSM(ScanCell, name="pd_ssm"):
         hidden: int | None = None,
         r_min: float = 0.9,
         r_max: float = 0.999,
+        max_phase: float = 6.28,
         learn_initial_state: bool = False,
         method: str = "auto",
         dtype: DTypeLike | None = None,
@@ -56,13 +58,14 @@ class PDSSM(ScanCell, name="pd_ssm"):
             hidden: Units of the network that gives D; N if None.
             r_min: Smallest |D| at the start, in (0, r_max). A state outlasts some 1 / (1 - |D|) steps.
             r_max: Largest |D| at the start, below 1.
+            max_phase: Largest phase of D at the start, radians, positive, below 2 pi.
             learn_initial_state: Learn it, from zero.
             method: Method of `mru.scan`; "autodiff" has no derivative of P and refuses to be trained.
             dtype: Dtype of the matrix products; that of the inputs and parameters, promoted, if None.
             rngs: Source of the initial parameters, or a seed.
 
         Raises:
-            ValueError: A size is not an integer of at least 1, or r_min or r_max is out of its range.
+            ValueError: A size is not an integer of at least 1, or the ring or the phase is out of its range.
         """
         self._set_sizes(features, state_size)  # checks them
         units = state_size if hidden is None else hidden
@@ -71,6 +74,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
                 raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {count!r}")
         if not 0 < r_min < r_max < 1:
             raise ValueError(f"PDSSM needs 0 < r_min < r_max < 1, got r_min {r_min} and r_max {r_max}")
+        if not 0 < max_phase < 2 * math.pi:
+            raise ValueError(f"PDSSM needs 0 < max_phase < 2 pi, got {max_phase}")
         rngs = as_rngs(rngs)
 
         def normal(*shape: int) -> Array:
@@ -96,9 +101,9 @@ class PDSSM(ScanCell, name="pd_ssm"):
         )
         self.hidden = linear(features, units, dtype=dtype, rngs=rngs)
         size = jnp.sqrt(uniform(r_min**2, r_max**2))
-        self.magnitude = sigmoid_layer(size)
-        self.phase = sigmoid_layer(uniform(0.01, 0.99))  # away from the ends, where the sigmoid is flat
-        self.b = StateParam(jnp.sqrt(1 - size**2) * normal(features, 2, state_size) / math.sqrt(2 * features))
+        self.magnitude, self.phase = sigmoid_layer(size), sigmoid_layer(uniform(1e-7, max_phase / (2 * math.pi)))
+        self.log_gamma = StateParam(0.5 * jnp.log1p(-(size**2)))
+        self.b = StateParam(normal(features, 2, state_size) / math.sqrt(2 * features))
         self.c = nnx.Param(normal(2, state_size, features) / math.sqrt(state_size))
         self.d = nnx.Param(normal(features))
         self.dtype = product_dtype(dtype)
@@ -112,7 +117,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
         u = nnx.gelu(self.hidden(x))
         magnitude, phase = nnx.sigmoid(self.magnitude(u)), 2 * math.pi * nnx.sigmoid(self.phase(u))
         factor = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
-        return ScoredRoute(scores, factor, complex_in(x, self.b[...], self.dtype))
+        b = self.b[...].astype(dtype) * jnp.exp(self.log_gamma[...].astype(dtype))
+        return ScoredRoute(scores, factor, complex_in(x, b, self.dtype))
 
     def readout(self, h: Array, x: Array) -> Array:
         """Re(C h) + d x."""

@@ -24,6 +24,8 @@ TOLERANCES = {
 }
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 pytestmark = pytest.mark.usefixtures("quick_compile")
+# Lengths, and where each is cut into pieces that are lengths themselves: few programs have to be compiled.
+PIECES = {1: [0, 1], 2: [0, 1, 2], 7: [0, 2, 4, 6, 7], 64: [0, 7, 14, 16, 18, 25, 32, 39, 46, 53, 60, 62, 63, 64]}
 every_cell = pytest.mark.parametrize("name", cells.names())
 OWN = {own_cells.LSTM, own_cells.CachedAttention}
 
@@ -81,7 +83,7 @@ def _wide(x):
 
 
 @every_dtype
-@pytest.mark.parametrize("time", [1, 6, 7])
+@pytest.mark.parametrize("time", PIECES)
 @every_cell
 def test_parallel_steps_and_chunks_agree(name, time, dtype):
     cell, call, step = compiled(name, dtype)
@@ -92,26 +94,26 @@ def test_parallel_steps_and_chunks_agree(name, time, dtype):
     assert [h.dtype for h in jax.tree.leaves(state)] == [h.dtype for h in jax.tree.leaves(carried)]
     assert {h.dtype.name for h in jax.tree.leaves(state)} <= {"float32", "complex64", "int32"}
     close((y, state), by_steps(cell, step, x, carried), dtype)
-    if time > 1:
-        early, middle = call(x[:, : time % 6 or 3], carried)
-        late, last = call(x[:, time % 6 or 3 :], middle)
-        close((jnp.concatenate([early, late], 1), last), (y, state), dtype)
+    chunks, last = [], carried
+    for first, end in itertools.pairwise(PIECES[time]):
+        chunk, last = call(x[:, first:end], last)
+        chunks.append(chunk)
+    close((jnp.concatenate(chunks, 1), last), (y, state), dtype)
 
 
 @every_dtype
-@pytest.mark.parametrize(("time", "firsts"), [(1, [0]), (6, [3]), (7, [0, 1, 4])], ids=str)
+@pytest.mark.parametrize("time", PIECES)
 @every_cell
-def test_packed_sequences_are_separate_sequences(name, time, firsts, dtype):
+def test_packed_sequences_are_separate_sequences(name, time, dtype):
     cell, call, step = compiled(name, dtype)
     x = inputs((2, time, D), dtype)
     _, carried = step(inputs((2, D), dtype, seed=1), cell.initial_state((2,)))
-    reset = jnp.tile(jnp.isin(jnp.arange(time), jnp.array(firsts)), (2, 1))
+    reset = jnp.tile(jnp.isin(jnp.arange(time), jnp.array(PIECES[time][:-1])), (2, 1))
     y, state = call(x, carried, reset)
     close((y, state), by_steps(cell, step, x, carried, reset), dtype)
-    bounds = [0, *(f for f in firsts if f > 0), time]
-    pieces = []
-    for first, end in itertools.pairwise(bounds):
-        piece, last = call(x[:, first:end], cell.initial_state((2,)) if first in firsts else carried)
+    pieces, last = [], None
+    for first, end in itertools.pairwise(PIECES[time]):
+        piece, last = call(x[:, first:end], cell.initial_state((2,)))
         pieces.append(piece)
     close((y, state), (jnp.concatenate(pieces, 1), last), dtype)
 
