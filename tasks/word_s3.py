@@ -14,7 +14,7 @@ from tasks._permutations import Word
 class WordS3(Word, name="word_s3"):
     """Tokens and classes are the 6 elements, int32 (n, T) both. The metric is the accuracy over all steps; chance 1/6.
 
-    A diagonal linear recurrence commutes, so that one layer of it can not tell the order of its inputs.
+    A product depends on the order of its elements: how often each of them came is not enough to know.
     """
 
     symbols: ClassVar[int] = 3
