@@ -140,6 +140,14 @@ class Task(Protocol):
         """What the model is called with for a batch: its `inputs`, and its `lengths` and `reset` if it has them."""
         return ModelInputs(batch["inputs"], batch.get("lengths"), batch.get("reset"))
 
+    def counted(self, batch: Batch) -> Array | None:
+        """How many steps of each example its loss and metrics are means over, (B,); None if they are no such means.
+
+        A task with an output at every step that says it is evaluated in chunks at any length: in place of a whole
+        batch it then gets some of its time steps, also ones of which none counts.
+        """
+        return None
+
     @abstractmethod
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Loss of each example, float32 (B,), from the model's outputs (B, outputs)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mru.model import quantized
-from mru.training import alignment, inside, optimizer, schedules
+from mru.training import alignment, inside, optimizer, schedules, streaming
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
@@ -157,18 +157,13 @@ class Trainer:
 
         return {name: jax.make_array_from_process_local_data(sharding(name), x) for name, x in batch.items()}
 
-    def _sums(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        values = self.task.metrics(outputs, batch) | {"loss": self.task.loss(outputs, batch)}
-        sums = {name: (x * batch["weight"]).sum() for name, x in values.items()} | {"weight": batch["weight"].sum()}
-        finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
-        return sums | {"first_bad": jnp.where(finite.all(), -1, jnp.argmin(finite))}
-
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], inside.Counts]:
         def sums(params: Any, rest: Any, batch: Any) -> tuple[dict[str, jax.Array], inside.Counts]:
             model, given = self._merged(params, rest), self.task.model_inputs(batch)
             captured: dict[str, jax.Array] = {}
             outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
-            return self._sums(outputs, batch), inside.counted(model, captured, _real(given, batch["weight"]))
+            values = streaming.values(self.task, outputs, batch)
+            return _sums(values, batch["weight"]), inside.counted(model, captured, _real(given, batch["weight"]))
 
         if self.evaluation is None:
             with compiling("the evaluation"):
@@ -204,7 +199,8 @@ class Trainer:
     def evaluate_at(self, state: TrainState, task: Task, check: Callable[[], None]) -> dict[str, float]:
         """Test metrics at another length, streamed: chunks of the sequence with the state carried between them.
 
-        The number of examples falls with the length, so that every point takes about the same time.
+        The number of examples falls with the length, so that every point takes about the same time. The device holds
+        one chunk at a time, also of the outputs of a task with one at every step, if it has `Task.counted`.
 
         Args:
             state: Whose parameters to evaluate.
@@ -214,26 +210,31 @@ class Trainer:
         Raises:
             RunFailed: As `evaluate`.
         """
-        chunk, rows, budget = 1000, RETENTION_ROWS, 2**22
+        rows, budget = RETENTION_ROWS, 2**22
         count = max(rows, min(task.sizes["test"], budget // task.length))
-        first = task.length % chunk or chunk
+        add = jax.jit(functools.partial(streaming.added, task), out_shardings=self.replicated)
         sums = []
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
-            x, lengths, reset = task.model_inputs(batch)
-            if lengths is not None:
+            given = task.model_inputs(batch)
+            if given.lengths is not None:
                 raise UserError(
                     f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples"
                 )
-            outputs: list[jax.Array] = []
-            carried = nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
-            for end in range(first, task.length + 1, chunk):
-                here = slice(max(0, end - chunk), end)
-                resets = None if reset is None else reset[:, here]
-                output, carried = self._chunk(state.params, state.rest, x[:, here], carried, resets)
-                outputs = [*outputs, output] if task.pooling == "none" else [output]
-                check()
-            sums.append(self._sums(jnp.concatenate(outputs, 1) if len(outputs) > 1 else outputs[0], batch))
+            values = streaming.values_of_chunks(task, self._chunks(state, given, check), batch, add)
+            sums.append(_sums(values, batch["weight"]))
         return _mean(sums, f"test (length {task.length:,})", rows)
+
+    def _chunks(
+        self, state: TrainState, given: ModelInputs, check: Callable[[], None]
+    ) -> Iterator[tuple[slice, jax.Array]]:
+        """Where each chunk of the sequences is, and the outputs there."""
+        rows, time = given.inputs.shape[:2]
+        carried = nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
+        for here in streaming.slices(time):
+            resets = None if given.reset is None else given.reset[:, here]
+            outputs, carried = self._chunk(state.params, state.rest, given.inputs[:, here], carried, resets)
+            yield here, outputs
+            check()
 
 
 def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
@@ -241,6 +242,13 @@ def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
     time = given.inputs.shape[1]
     real = jnp.broadcast_to(weight[:, None] > 0, (weight.shape[0], time))
     return real if given.lengths is None else real & (jnp.arange(time) < given.lengths[:, None])
+
+
+def _sums(values: dict[str, jax.Array], weight: Any) -> dict[str, jax.Array]:
+    """What `_mean` needs of a batch: the sum of each loss or metric (B,), and the first example where one is bad."""
+    sums = {name: (x * weight).sum() for name, x in values.items()} | {"weight": weight.sum()}
+    finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
+    return sums | {"first_bad": jnp.where(finite.all(), -1, jnp.argmin(finite))}
 
 
 def _mean(sums: list[dict[str, jax.Array]], split: str, batch_size: int) -> dict[str, float]:

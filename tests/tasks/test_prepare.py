@@ -29,7 +29,7 @@ def test_generated_task_needs_nothing(capsys):
 
 
 def test_unknown_task_lists_the_known(capsys):
-    assert "unknown task 'imagenet'; known tasks: copy_first" in fails(capsys, "imagenet")
+    assert "unknown task 'imagenet'; known tasks: adding, copy_first" in fails(capsys, "imagenet")
 
 
 def test_bad_arguments_are_one_line(capsys):

@@ -65,9 +65,9 @@ MISTAKES = {
     "half a pair of cells": (["--model.cells", "bmru+"], TINY, ["model.cells = ''", "alpha_cmru, attention, bmru"]),
     "no cells": (["--model.cells", "[]"], TINY, ["model.cells = []", "at least one"]),
     "cells are numbers": ([], yaml_of("[pmru]", "[1, 2]"), ["model.cells = [1, 2]", "text"]),
-    "unknown task": (["--task.name", "copyfirst"], TINY, ["task.name = 'copyfirst'", "copy_first, digits"]),
+    "unknown task": (["--task.name", "copyfirst"], TINY, ["task.name = 'copyfirst'", "copy_first", "digits"]),
     "unknown task in the file": ([], yaml_of("copy_first", "copyfirst"), ["task.name = 'copyfirst'", "copy_first"]),
-    "task name is a list": ([], yaml_of("copy_first", "[copy_first]"), ["task.name", "copy_first, digits"]),
+    "task name is a list": ([], yaml_of("copy_first", "[copy_first]"), ["task.name", "copy_first", "digits"]),
     "unknown cell option": (
         ["--model.cells", "lru", "--model.options", "{lru: {rmax: 0.9}}"],
         TINY,
@@ -244,8 +244,8 @@ MISTAKES = {
     "a long source": (["--init_from", "x/" * 2000], TINY, ["init_from = x/x/", "3,000 bytes"]),
     "a long file": (["--config=" + "x" * 5000], "", ["--config is given twice", "xxx"]),
     "config in a config": ([], yaml_of(extra="config: other.yaml\n"), ["config = other.yaml", "--config"]),
-    "no task name": ([], yaml_of("name: copy_first, ", ""), ["task.name is missing", "copy_first, digits"]),
-    "no task": ([], "model: {width: 8}\n", ["task.name is missing", "copy_first, digits"]),
+    "no task name": ([], yaml_of("name: copy_first, ", ""), ["task.name is missing", "copy_first", "digits"]),
+    "no task": ([], "model: {width: 8}\n", ["task.name is missing", "copy_first", "digits"]),
     "section is null": ([], "task: {name: copy_first}\nmodel:\n", ["model", "None", "mapping"]),
     "section is a list": ([], "task: {name: copy_first}\nmodel: [lru]\n", ["model = ['lru']", "mapping"]),
     "section is a word": ([], "task: {name: copy_first}\ntrain: long\n", ["train = 'long'", "mapping"]),
@@ -272,7 +272,7 @@ def test_batch_that_the_devices_can_not_share(here, nothing_compiles, monkeypatc
 
 
 def test_no_config_and_no_task(here, nothing_compiles):
-    assert_refused(*main(), ["task.name is missing", "copy_first, digits"])
+    assert_refused(*main(), ["task.name is missing", "copy_first", "digits"])
     assert_refused(*main("--config"), ["--config", "expected one argument"])
     assert_refused(*main("--config", "nope.yaml"), ["nope.yaml", "No such file"])
     assert_refused(*main("--config", "x" * 5000), ["--config xxx", "File name too long"])
