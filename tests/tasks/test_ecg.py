@@ -1,12 +1,14 @@
 """F1 and the area under the ROC curve, and how metrics of a whole split reach a run."""
 
 import itertools
+import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import make_trainer
+from train_helpers import config_file, main
 
+import mru
 import tasks
 from tasks.ecg import auroc, f1
 
@@ -50,16 +52,19 @@ def test_a_split_is_summarised_as_a_whole(arrays_are, tmp_path, monkeypatch, qui
     rng = np.random.default_rng(0)
     beats = np.stack([np.zeros(25), rng.integers(100, size=25), rng.integers(2, size=25)], 1).astype(np.int32)
     signals = rng.integers(2048, size=(1, 100)).astype(np.int16)
-    arrays_are({f"{s}_{k}": x for s in ("train", "validation") for k, x in (("signals", signals), ("beats", beats))})
+    arrays_are(
+        {f"{s}_{k}": x for s in ("train", "validation", "test") for k, x in (("signals", signals), ("beats", beats))}
+    )
     sizes = {"train": 25, "validation": 25, "test": 25}
     monkeypatch.setattr(tasks.get("ecg"), "sizes", property(lambda task: sizes))
-    trainer = make_trainer(tmp_path, text=TEXT)
-    state = trainer.initial()
-    metrics, _ = trainer.evaluate(state, "validation")  # 25 examples in batches of 7: three fill the last one up
-    batch = trainer.task.examples("validation", np.arange(25))
-    logits, _ = trainer._merged(state.params, state.rest)(jnp.asarray(batch["inputs"]))
+    code, said = main("--config", config_file(tmp_path, TEXT), "--workdir", tmp_path / "w")
+    assert code == 0, said
+    found = json.loads((tmp_path / "w" / "summary.json").read_text())["validation"]
+    # 25 examples in batches of 7: three fill the last one up, and are not counted.
+    batch = tasks.get("ecg")(length=8).examples("validation", np.arange(25))
+    logits, _ = mru.load(tmp_path / "w")(jnp.asarray(batch["inputs"]))
     difference = np.asarray(logits[:, 1] - logits[:, 0], np.float64)
-    assert 0 < metrics["f1"] < 1
-    assert metrics["f1"] == pytest.approx(f1(difference > 0, batch["targets"]))
-    assert metrics["auroc"] == pytest.approx(auroc(difference, batch["targets"]))
-    assert metrics["accuracy"] == pytest.approx(np.mean((difference > 0) == batch["targets"]))
+    assert 0 < found["f1"] < 1
+    assert found["f1"] == pytest.approx(f1(difference > 0, batch["targets"]), rel=1e-5)
+    assert found["auroc"] == pytest.approx(auroc(difference, batch["targets"]), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean((difference > 0) == batch["targets"]), rel=1e-5)
