@@ -134,16 +134,46 @@ def test_speech_commands_examples(arrays_are):
     assert batch["targets"].tolist() == [11]
 
 
-def test_beats_are_split_by_record(tmp_path):
-    held, truth = {}, {}
+def in_212(first, second):
+    """Two channels in format 212: three bytes for a sample of both, 12 bits each."""
+    out = bytearray()
+    for x, y in zip((first % 4096).tolist(), (second % 4096).tolist()):
+        out += bytes([x & 255, x >> 8 | (y >> 8) << 4, y & 255])
+    return bytes(out)
+
+
+def in_mit_format(marks):
+    """Annotations (position, kind), some far apart, with a text and a number that belong to one of them."""
+    words, at = [], 0
+    for position, kind in marks:
+        step = position - at
+        if step > 1023:
+            words += [59 << 10, step >> 16, step & 0xFFFF]
+            step = 0
+        words += [kind << 10 | step]
+        at = position
+        words += [60 << 10 | 3, 63 << 10 | 3, 0x4E28, 0x00FF]  # a number, and three bytes of text
+    return np.array([*words, 0], "<u2").tobytes()
+
+
+def test_beats_are_split_by_record_and_the_same_in_both_forms(tmp_path):
+    held, truth, paths = {}, {}, []
     for part, records in signals.RECORDS.items():
         for row, record in enumerate(records):
-            held[f"sig_{record}"] = RNG.integers(0, 2048, size=100).astype(np.int16)
-            held[f"r_{record}"] = np.sort(RNG.choice(100, size=6, replace=False)).astype(np.int32)
-            held[f"pvc_{record}"] = held[f"r_{record}"][[1, 4]]
-            truth |= {(part, row, int(p)): int(i in (1, 4)) for i, p in enumerate(held[f"r_{record}"])}
+            signal = RNG.integers(-2048, 2048, size=90000).astype(np.int16)
+            marks = np.sort(RNG.choice(90000, size=8, replace=False)).astype(np.int32)
+            kinds = [28, 1, 5, 38, 14, 1, 5, 1]  # 28 and 14 are a change of rhythm and of noise, no beats
+            held[f"sig_{record}"] = signal
+            held[f"r_{record}"] = marks[[1, 2, 3, 5, 6, 7]]
+            held[f"pvc_{record}"] = marks[[2, 6]]
+            truth |= {(part, row, int(p)): int(k == 5) for p, k in zip(marks, kinds) if k not in (28, 14)}
+            paths += [tmp_path / f"{record}.dat", tmp_path / f"{record}.atr"]
+            paths[-2].write_bytes(in_212(signal, RNG.integers(-2048, 2048, size=90000)))
+            paths[-1].write_bytes(in_mit_format(zip(marks.tolist(), kinds)))
     np.savez(tmp_path / "a.npz", **held)
-    arrays = dict(SETS["mitdb12"].forms[0].arrays([tmp_path / "a.npz"]))
+    packed, published = SETS["mitdb12"].forms
+    assert {path.name for path in paths} == {file.name for file in published.files}
+    arrays = same(packed.arrays([tmp_path / "a.npz"]), published.arrays(paths))
     found = {(part, *map(int, b[:2])): int(b[2]) for part in signals.RECORDS for b in arrays[f"{part}_beats"]}
     assert found == truth
     for part, records in signals.RECORDS.items():
