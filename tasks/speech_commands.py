@@ -1,4 +1,4 @@
-"""Speech Commands from raw audio at 8 kHz, one sample a step: ten words, silence, and any other word.
+"""Speech Commands from raw audio, one sample a step: ten words, silence, and any other word.
 
 Source: Warden, "Speech Commands", 2018, arXiv 1804.03209, version 0.02.
 """
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks._datasets.signals import from_mu_law
+from tasks._datasets.speech import from_mu_law
 from tasks._recorded import Recorded
 
 
@@ -36,4 +36,25 @@ class SpeechCommands(Recorded, name="speech_commands"):
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         inputs = from_mu_law(self.arrays[f"{split}_clips"][indices])[..., None] * np.float32(1 / self.deviation)
+        return {"inputs": inputs, "targets": self.arrays[f"{split}_labels"][indices].astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class FullSpeechCommands(SpeechCommands, name="speech_commands_16k"):
+    """Twelve classes, T = 16,000 samples (1 s), of the whole public set in its official splits.
+
+    It is prepared by the builder of tensorflow-datasets, which downloads 2.4 GB and needs TensorFlow and pydub. Shorter
+    clips are padded behind by silence, which is heard as the rest is.
+    """
+
+    length: ClassVar[int] = 16000
+    dataset: ClassVar[str] = "speech_commands_16k"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return {"train": 85511, "validation": 10102, "test": 4890}
+
+    def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = self.arrays[f"{split}_clips"][indices, :, None] * np.float32(1 / (32768 * self.deviation))
         return {"inputs": inputs, "targets": self.arrays[f"{split}_labels"][indices].astype(np.int32)}

@@ -14,7 +14,7 @@ from mru.training import MissingData
 from tasks._datasets import store
 from tasks._datasets.originals import Original
 
-Arrays = Iterator[tuple[str, np.ndarray]]
+Arrays = Iterator[tuple[str, np.ndarray | store.Rows]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How a set is prepared: originals found, fetched and checked, arrays made of them, written whole or not at all."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -46,8 +47,9 @@ def state(dataset: DataSet, data_dir: str | None) -> State:
 def of_builder(builder: str, data_dir: str | None) -> Path | None:
     """The folder that tensorflow-datasets prepared in the one format that is read without TensorFlow; None if none."""
     for about in sorted((store.data_directory(data_dir) / builder).glob("*.*.*/dataset_info.json"), reverse=True):
-        if json.loads(about.read_text()).get("fileFormat") == "array_record":
-            return about.parent
+        with contextlib.suppress(ValueError):  # what is no JSON is no set
+            if json.loads(about.read_text()).get("fileFormat") == "array_record":
+                return about.parent
     return None
 
 
@@ -80,10 +82,7 @@ def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
     else:
         form = next((form for form in dataset.forms if form.downloadable), None)
         if form is None:
-            raise ValueError(
-                f"{dataset.name} can not be downloaded; name a folder that has {files_of(dataset)} by --source "
-                f"({dataset.source})"
-            )
+            raise ValueError(f"{dataset.name} can not be downloaded; {_instead(dataset)} ({dataset.source})")
         files = [originals.download(file, downloads) for file in form.files]
         made_from, arrays = ", ".join(file.url for file in form.files), form.arrays(files)
     about = {
@@ -99,6 +98,13 @@ def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
     shutil.rmtree(downloads, ignore_errors=True)
 
 
+def _instead(dataset: DataSet) -> str:
+    """What to do for a set that has no address."""
+    if dataset.forms:
+        return f"name a folder that has {files_of(dataset)} by --source"
+    return 'it comes by the builder of tensorflow-datasets, which needs TensorFlow: pip install "mru-jax[prepare]"'
+
+
 def _in_source(dataset: DataSet, source: Path) -> tuple[Form, list[Path]]:
     """The first form that is whole in a folder, and the paths of its files, whose checksums are right."""
     for form in dataset.forms:
@@ -106,7 +112,10 @@ def _in_source(dataset: DataSet, source: Path) -> tuple[Form, list[Path]]:
             for path, file in zip(files, form.files):
                 originals.check(path, file)
             return form, files
-    raise ValueError(f"--source {source} lacks {_lacking(dataset, source)}")
+    if not source.is_dir():
+        raise ValueError(f"--source {source} is no folder")
+    lacking = _lacking(dataset, source) if dataset.forms else f"{dataset.name}: {_instead(dataset)}"
+    raise ValueError(f"--source {source} lacks {lacking}")
 
 
 def _lacking(dataset: DataSet, source: Path) -> str:

@@ -9,9 +9,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,6 +80,21 @@ def read(path: Path, version: int) -> dict[str, np.ndarray] | None:
         raise Damaged(f"{path}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """An array too large to hold, given row by row.
+
+    Attributes:
+        rows: Its rows, all of one shape.
+        shape: Of all.
+        dtype: Of the numbers.
+    """
+
+    rows: Iterable[np.ndarray]
+    shape: tuple[int, ...]
+    dtype: Any
+
+
 class Writer:
     """Writes the arrays of one set.
 
@@ -89,18 +106,20 @@ class Writer:
     def __init__(self, folder: Path):
         self.folder, self.files = folder, {}
 
-    def save(self, name: str, array: np.ndarray) -> None:
+    def save(self, name: str, array: np.ndarray | Rows) -> None:
         """Write one array as NAME.npy; it is on the disk then."""
-        array = np.ascontiguousarray(array)
         with (self.folder / f"{name}.npy").open("wb") as file:
             hashing = _Hashing(file)
-            np.lib.format.write_array(hashing, array, allow_pickle=False)
+            if isinstance(array, Rows):
+                _write_rows(hashing, array)
+            else:
+                np.lib.format.write_array(hashing, np.ascontiguousarray(array), allow_pickle=False)
             _to_disk(file)
         self.files[f"{name}.npy"] = {
             "sha256": hashing.digest.hexdigest(),
             "bytes": hashing.bytes,
             "shape": list(array.shape),
-            "dtype": array.dtype.str,
+            "dtype": np.dtype(array.dtype).str,
         }
 
 
@@ -114,6 +133,17 @@ class _Hashing:
         self.digest.update(data)
         self.bytes += len(data)
         return self.file.write(data)
+
+
+def _write_rows(file: "_Hashing", array: Rows) -> None:
+    dtype = np.dtype(array.dtype)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    before = file.bytes
+    for row in array.rows:
+        file.write(np.asarray(row, dtype).tobytes())
+    if file.bytes - before != math.prod(array.shape) * dtype.itemsize:
+        raise ValueError(f"expected an array of shape {array.shape}, and got {file.bytes - before:,} bytes")
 
 
 def _to_disk(file: IO[Any]) -> None:

@@ -97,6 +97,8 @@ def test_bad_arguments_are_one_line(capsys):
 def test_every_task_names_a_set_that_is_declared():
     named = {getattr(tasks.get(name), "dataset", "") for name in tasks.names()}
     assert named - {""} == set(SETS)
+    # Of a name that is both, the task reads the set.
+    assert all(tasks.get(name).dataset == name for name in {*SETS} & {*tasks.names()})
 
 
 def test_prepared_once_and_mapped_into_memory(use, source, data_dir, capsys):
@@ -138,6 +140,7 @@ def test_source_that_lacks_files(capsys, tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
     line = fails(capsys, "psmnist", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path))
     assert line.endswith("lacks train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz")
+    assert fails(capsys, "psmnist", "--source", str(tmp_path / "no")).endswith("/no is no folder")
     assert "lacks cifar-10-binary.tar.gz, or else cifar10_train_med.xz" in fails(
         capsys, "cifar10", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path)
     )

@@ -9,7 +9,7 @@ import pytest
 
 import tasks
 from tasks import prepare
-from tasks._datasets import SETS, preparation, signals
+from tasks._datasets import SETS, preparation, speech
 
 ORIGINALS = Path(os.environ.get("MRU_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HERE = ("cifar10", "imdb", "tinyshakespeare", "fsdd", "speech_commands_test_8k", "mitdb12")
@@ -121,7 +121,7 @@ def test_speech_commands(prepared):
     task = prepared("speech_commands")
     classes = np.concatenate([targets(task, split) for split in task.sizes])
     assert np.bincount(classes).tolist() == [419, 405, 425, 406, 412, 396, 396, 402, 411, 402, 408, 408]
-    x = signals.from_mu_law(task.arrays["train_clips"]).astype(np.float64)
+    x = speech.from_mu_law(task.arrays["train_clips"]).astype(np.float64)
     assert np.sqrt((x**2).mean()) == pytest.approx(task.deviation, rel=1e-3)
 
 

@@ -1,5 +1,6 @@
 """Audio and heart beats, from small originals made here in every form, and the tasks on them."""
 
+import hashlib
 import io
 import itertools
 import lzma
@@ -10,7 +11,7 @@ import pytest
 from made_originals import same, write_tar
 
 import tasks
-from tasks._datasets import SETS, signals
+from tasks._datasets import SETS, heart, speech, store
 
 RNG = np.random.default_rng(0)
 
@@ -69,10 +70,10 @@ def test_fsdd_examples(arrays_are):
 
 def test_mu_law_is_its_own_inverse_within_its_steps():
     x = np.linspace(-1, 1, 2001)
-    again = signals.from_mu_law(signals.mu_law(x))
+    again = speech.from_mu_law(speech.mu_law(x))
     # A step of the logarithmic scale: its width grows as 1 / 255 + |x| does.
     assert np.all(np.abs(again - x) < np.log(256) / 255 * (1 / 255 + np.abs(x)) * 1.03)
-    np.testing.assert_array_equal(signals.mu_law(signals.from_mu_law(np.arange(256))), np.arange(256))
+    np.testing.assert_array_equal(speech.mu_law(speech.from_mu_law(np.arange(256))), np.arange(256))
 
 
 def small_commands():
@@ -86,9 +87,9 @@ def small_commands():
 def test_commands_are_split_by_speaker(tmp_path):
     names = small_commands()
     codes = RNG.integers(256, size=(len(names), 8000), dtype=np.uint8)
-    labels = [signals.COMMANDS.index(name.split("/")[0]) for name in names]
+    labels = [speech.COMMANDS.index(name.split("/")[0]) for name in names]
     (tmp_path / "x.xz").write_bytes(lzma.compress(codes.tobytes(), preset=0))
-    np.savez(tmp_path / "m.npz", labels=np.array(labels, np.uint8), classes=signals.COMMANDS, names=names)
+    np.savez(tmp_path / "m.npz", labels=np.array(labels, np.uint8), classes=speech.COMMANDS, names=names)
     arrays = dict(SETS["speech_commands_test_8k"].forms[0].arrays([tmp_path / "x.xz", tmp_path / "m.npz"]))
     at = {code.tobytes(): name for code, name in zip(codes, names)}
     seen, all_names = {}, []
@@ -96,7 +97,7 @@ def test_commands_are_split_by_speaker(tmp_path):
         for clip, label in zip(arrays[f"{part}_clips"], arrays[f"{part}_labels"]):
             name = at[clip.tobytes()]
             all_names.append(name)
-            assert signals.COMMANDS[label] == name.split("/")[0]
+            assert speech.COMMANDS[label] == name.split("/")[0]
             if "nohash" in name:
                 speaker = name.split("/")[1].removeprefix("two_")[:8]
                 assert seen.setdefault(speaker, part) == part
@@ -117,7 +118,7 @@ def test_commands_at_16_khz_are_halved(tmp_path):
     arrays = dict(SETS["speech_commands_test_8k"].forms[1].arrays([archive]))
     clips = np.concatenate([arrays[f"{part}_clips"] for part in ("train", "validation", "test")])
     labels = np.concatenate([arrays[f"{part}_labels"] for part in ("train", "validation", "test")])
-    heard = {signals.COMMANDS[label]: signals.from_mu_law(clip) for clip, label in zip(clips, labels)}
+    heard = {speech.COMMANDS[label]: speech.from_mu_law(clip) for clip, label in zip(clips, labels)}
     middle = slice(100, 4000)
     np.testing.assert_allclose(heard["yes"][middle], tone(500)[::2][middle] / 32768, atol=0.012)
     assert np.abs(heard["no"][middle]).max() < 0.02
@@ -132,6 +133,33 @@ def test_speech_commands_examples(arrays_are):
     expected = np.sign(t) * (256 ** np.abs(t) - 1) / 255 / tasks.get("speech_commands").deviation
     np.testing.assert_allclose(batch["inputs"][0, :, 0], expected, rtol=1e-5)
     assert batch["targets"].tolist() == [11]
+
+
+def test_full_speech_commands_come_by_the_builder(arrays_are, tmp_path):
+    words = ["down", "_unknown_", "yes", "_silence_"]
+    order = ["down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "_silence_", "_unknown_"]
+    sounds = [RNG.integers(-32768, 32768, size=n) for n in (16000, 9000, 15999, 16000)]
+    examples = [{"audio": sound, "label": order.index(word)} for sound, word in zip(sounds, words)]
+    with store.writing(tmp_path / "arrays", {"version": 1}) as writer:
+        for name, array in SETS["speech_commands_16k"].from_builder(lambda part: examples):
+            writer.save(name, array)
+    arrays = store.read(tmp_path / "arrays", 1)
+    for name, about in store.manifest(tmp_path / "arrays", 1)["files"].items():
+        assert hashlib.sha256((tmp_path / "arrays" / name).read_bytes()).hexdigest() == about["sha256"]
+    arrays_are(arrays)
+    task = tasks.get("speech_commands_16k")()
+    batch = task.examples("train", np.arange(4))
+    assert [speech.COMMANDS[k] for k in batch["targets"]] == words
+    for heard, sound in zip(batch["inputs"][..., 0], sounds):
+        np.testing.assert_allclose(heard[: len(sound)], sound / 32768 / task.deviation, rtol=1e-5)
+        assert not heard[len(sound) :].any()
+
+
+def test_rows_that_are_too_few(tmp_path):
+    with pytest.raises(ValueError, match=r"expected an array of shape \(3, 2\), and got 8 bytes"):  # noqa: SIM117
+        with store.writing(tmp_path / "arrays", {}) as writer:
+            writer.save("x", store.Rows([np.zeros(2), np.zeros(2)], (3, 2), np.int16))
+    assert not list(tmp_path.iterdir())
 
 
 def in_212(first, second):
@@ -158,7 +186,7 @@ def in_mit_format(marks):
 
 def test_beats_are_split_by_record_and_the_same_in_both_forms(tmp_path):
     held, truth, paths = {}, {}, []
-    for part, records in signals.RECORDS.items():
+    for part, records in heart.RECORDS.items():
         for row, record in enumerate(records):
             signal = RNG.integers(-2048, 2048, size=90000).astype(np.int16)
             marks = np.sort(RNG.choice(90000, size=8, replace=False)).astype(np.int32)
@@ -174,11 +202,11 @@ def test_beats_are_split_by_record_and_the_same_in_both_forms(tmp_path):
     packed, published = SETS["mitdb12"].forms
     assert {path.name for path in paths} == {file.name for file in published.files}
     arrays = same(packed.arrays([tmp_path / "a.npz"]), published.arrays(paths))
-    found = {(part, *map(int, b[:2])): int(b[2]) for part in signals.RECORDS for b in arrays[f"{part}_beats"]}
+    found = {(part, *map(int, b[:2])): int(b[2]) for part in heart.RECORDS for b in arrays[f"{part}_beats"]}
     assert found == truth
-    for part, records in signals.RECORDS.items():
+    for part, records in heart.RECORDS.items():
         np.testing.assert_array_equal(arrays[f"{part}_signals"], [held[f"sig_{record}"] for record in records])
-    assert len({record for records in signals.RECORDS.values() for record in records}) == 12
+    assert len({record for records in heart.RECORDS.values() for record in records}) == 12
 
 
 def test_beat_is_in_the_middle_of_its_window(arrays_are):
