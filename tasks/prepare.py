@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser("python -m tasks.prepare", description="Prepares the data set of a task.")
     parser.error = _fail
-    parser.add_argument("name", nargs="?", help=f"a task or data set: {', '.join({*tasks.names(), *SETS})}")
+    parser.add_argument("name", nargs="?", help=f"a task or data set: {', '.join(sorted({*tasks.names(), *SETS}))}")
     parser.add_argument("--list", action="store_true", help="say what is prepared and what is missing")
     parser.add_argument("--data_dir", help="where to (default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)")
     parser.add_argument("--source", help="folder with the original files, instead of a download")

@@ -173,7 +173,15 @@ def _built(dataset: DataSet) -> Arrays:
         tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         builder = tfds.builder(dataset.builder, data_dir=folder, file_format="array_record")
-        builder.download_and_prepare(download_dir=f"{folder}/downloads")
+        try:
+            builder.download_and_prepare(download_dir=f"{folder}/downloads")
+        # Its layers raise dozens of types, for the network, checksums and packages that are not installed.
+        except Exception as error:
+            if store.is_full(error):
+                raise
+            why = (str(error) or type(error).__name__).strip().splitlines()[0]
+            instead = " (or fetch the originals and name their folder by --source)" if dataset.forms else ""
+            raise ValueError(f"tensorflow-datasets can not prepare {dataset.builder}: {why}{instead}") from error
 
         def examples(part: str) -> Any:
             # tfds decodes an image at a time, at twice the cost, and warns that OpenCV would be faster.

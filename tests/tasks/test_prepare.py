@@ -1,79 +1,24 @@
 import errno
 import gzip
 import hashlib
-import http.server
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_set import DATA, NUMBERS, SHA256, fails, left_in, made
 
 import tasks
 from tasks import prepare
-from tasks._datasets import SETS, base, originals, preparation, store
-from tasks._datasets.base import DataSet, Form
-from tasks._datasets.originals import Original
+from tasks._datasets import SETS, base, preparation, store
 
 ROOT = Path(__file__).parents[2]
-NUMBERS = np.arange(5000, dtype=np.int16)
-DATA = gzip.compress(NUMBERS.tobytes(), mtime=0)
-SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-def read(paths):
-    yield "numbers", np.frombuffer(gzip.decompress(paths[0].read_bytes()), np.int16)
-    yield "few", np.zeros(3)
-
-
-def made(sha256=SHA256, url="", arrays=read, **options):
-    """A small set of one file."""
-    form = Form((Original("numbers.gz", sha256, url),), arrays)
-    return DataSet("made_set", "none", "nobody; https://example.org", (form,), 10_024, **options)
-
-
-@pytest.fixture
-def use(monkeypatch):
-    """Puts a set among the known ones."""
-    return lambda dataset: monkeypatch.setitem(SETS, dataset.name, dataset)
-
-
-@pytest.fixture
-def source(tmp_path):
-    """A folder with its original."""
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "numbers.gz").write_bytes(DATA)
-    return str(tmp_path / "source")
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return str(tmp_path / "data")
-
-
-def left_in(data_dir):
-    """What there is of the set on the disk, the lock apart."""
-    return sorted(path.name for path in (Path(data_dir) / "made_set").glob("*") if path.name != "lock")
-
-
-def fails(capsys, *arguments):
-    """The one line of the error that the command line prints."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        prepare.main(list(arguments))
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    *bars, line = captured.err.splitlines()
-    assert line.startswith("error: ")
-    assert not any(bar.startswith("error") or "Traceback" in bar for bar in bars)
-    return line
 
 
 def test_generated_task_needs_nothing(capsys):
@@ -203,12 +148,13 @@ def test_interrupted_prepare_leaves_nothing(use, source, data_dir, capsys):
 KILLED = """
 import sys, time
 sys.path[:0] = {path!r}
-import test_prepare as t
+import made_set as t
+from tasks._datasets import SETS
 def slow(paths):
     yield from t.read(paths)
     print("half", flush=True)
     time.sleep(600)
-t.SETS["made_set"] = t.made(arrays=slow)
+SETS["made_set"] = t.made(arrays=slow)
 t.prepare.main(["made_set", "--source", {source!r}, "--data_dir", {data_dir!r}])
 """
 
@@ -258,88 +204,6 @@ def test_what_was_damaged_is_noticed_and_prepared_again(use, source, data_dir, w
     np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "made_set")["numbers"], NUMBERS)
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `DATA`; of the first answer only `cut` bytes."""
-
-    cut = None
-    data = DATA
-
-    def do_GET(self):
-        wanted = self.headers.get("Range")
-        type(self).ranges.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if start >= len(self.data):
-            self.send_error(416)
-            return
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(self.data) - start))
-        self.end_headers()
-        self.wfile.write(self.data[start : type(self).cut])
-        type(self).cut = None
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def server():
-    """A server of one's own, and its address."""
-    handler = type("Handler", (Server,), {"ranges": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield handler, f"http://127.0.0.1:{running.server_address[1]}/numbers.gz"
-        running.shutdown()
-        thread.join()
-
-
-def test_download_that_breaks_off_is_gone_on_with(use, data_dir, capsys, server):
-    handler, url = server
-    use(made(url=url))
-    handler.cut = 1000
-    line = fails(capsys, "made_set", "--data_dir", data_dir)
-    assert f"{url} can not be downloaded: the connection was lost; run the command again to go on" in line
-    assert (Path(data_dir) / "made_set" / "downloads" / "numbers.gz.part").stat().st_size == 1000
-    prepare.main(["made_set", "--data_dir", data_dir])
-    assert handler.ranges == [None, "bytes=1000-"]
-    np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "x")["numbers"], NUMBERS)
-    assert left_in(data_dir) == ["arrays"]  # what was downloaded is not needed any more
-
-
-def test_complete_part_is_not_fetched_again(use, data_dir, server, tmp_path):
-    _, url = server
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    (folder / "numbers.gz.part").write_bytes(DATA)
-    assert originals.download(Original("numbers.gz", SHA256, url), folder).read_bytes() == DATA
-
-
-def test_download_of_something_else_is_thrown_away(use, data_dir, capsys, server):
-    handler, url = server
-    use(made(url=url))
-    handler.data = DATA + b"more"
-    assert "wrong checksum" in fails(capsys, "made_set", "--data_dir", data_dir)
-    assert not list((Path(data_dir) / "made_set" / "downloads").iterdir())
-
-
-def test_no_network_is_one_line(use, data_dir, capsys):
-    use(made(url="http://127.0.0.1:9/numbers.gz"))
-    line = fails(capsys, "made_set", "--data_dir", data_dir)
-    assert "http://127.0.0.1:9/numbers.gz can not be downloaded: " in line
-    assert "--source" in line
-
-
-def test_full_disk_during_a_download(use, data_dir, capsys, server, monkeypatch):
-    use(made(url=server[1]))
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(originals.os, "fsync", full)
-    assert "no space left for made_set" in fails(capsys, "made_set", "--data_dir", data_dir)
-    assert left_in(data_dir) == ["downloads"]  # to be gone on with
-
-
 def test_set_without_an_address_says_where_it_is_to_be_had(capsys, tmp_path):
     line = fails(capsys, "retrieval", "--data_dir", str(tmp_path))
     assert "aan can not be downloaded; name a folder that has new_aan_pairs.train.tsv" in line
@@ -361,37 +225,6 @@ def test_list_says_what_there_is(use, source, data_dir, capsys):
     text = "\n".join(lines)
     assert "    tasks: psmnist, smnist; licence: CC BY-SA 3.0\n" in text
     assert "    --source takes new_aan_pairs.train.tsv, new_aan_pairs.eval.tsv, new_aan_pairs.test.tsv" in text
-
-
-def test_builder_is_used_where_there_is_tensorflow(use, data_dir, monkeypatch):
-    def from_builder(examples):
-        yield "numbers", np.array([example["n"] for example in examples("train")])
-
-    use(made(builder="made", from_builder=from_builder))
-    monkeypatch.setattr(preparation.importlib.util, "find_spec", lambda name: object())
-    seen = {}
-
-    class Tfds:
-        class decode:
-            SkipDecoding = object
-
-        disable_progress_bar = staticmethod(lambda: None)
-
-        @staticmethod
-        def builder(name, data_dir, file_format):
-            seen.update(name=name, format=file_format)
-            return Tfds
-
-        class info:
-            features = ("n",)
-
-        download_and_prepare = staticmethod(lambda download_dir: None)
-        as_data_source = staticmethod(lambda part, decoders: [{"n": 4}, {"n": 2}])
-
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", Tfds)
-    prepare.prepare("made_set", data_dir)
-    assert seen == {"name": "made", "format": "array_record"}
-    assert SETS["made_set"].load(data_dir, "x")["numbers"].tolist() == [4, 2]
 
 
 def test_order_is_of_the_examples_alone():
