@@ -172,18 +172,11 @@ def tasks_page():
 def task_text(name):
     """What is said of one task."""
     kind = tasks.get(name)
-    task, module = kind(), importlib.import_module(kind.__module__)
-    docs = [base.__doc__ for base in kind.__mro__]
-    sizes = [(f"{size:,}" if size < mru.training.ENDLESS else "endless", split) for split, size in task.sizes.items()]
-    facts = [
-        ("inputs", f"{task.vocabulary} tokens" if task.vocabulary else f"floats (B, T, {task.features})"),
-        ("steps T", f"{task.length:,}"),
-        ("outputs", f"{task.outputs}, pooling `{task.pooling}`"),
-        ("metric", f"{task.metric}, the better the {'larger' if task.goal == 'max' else 'smaller'}"),
-        ("chance", f"{task.chance:g}"),
-        ("examples", ", ".join(map(" ".join, sizes))),
-        ("measured again at", ", ".join(f"{length:,}" for length in task.retention) or "no other length"),
-    ]
+    module, docs = importlib.import_module(kind.__module__), [base.__doc__ for base in kind.__mro__]
+    try:
+        facts = task_facts(kind())
+    except tasks.MissingData:
+        facts = [("inputs, outputs, metric, examples", "as the arrays are")]
     options = [
         (f"`{field.name}`", f"`{field.default}`", described(docs, field.name)) for field in dataclasses.fields(kind)
     ]
@@ -195,6 +188,24 @@ def task_text(name):
         table(["option", "default", ""], options),
         "Configs: " + ", ".join(trained) + "." if trained else "",
     ).strip()
+
+
+def task_facts(task):
+    """What a task fixes, in words.
+
+    Raises:
+        MissingData: It has no data of its own.
+    """
+    sizes = [(f"{size:,}" if size < mru.training.ENDLESS else "endless", split) for split, size in task.sizes.items()]
+    return [
+        ("inputs", f"{task.vocabulary} tokens" if task.vocabulary else f"floats (B, T, {task.features})"),
+        ("steps T", f"{task.length:,}"),
+        ("outputs", f"{task.outputs}, pooling `{task.pooling}`"),
+        ("metric", f"{task.metric}, the better the {'larger' if task.goal == 'max' else 'smaller'}"),
+        ("chance", f"{task.chance:g}"),
+        ("examples", ", ".join(map(" ".join, sizes))),
+        ("measured again at", ", ".join(f"{length:,}" for length in task.retention) or "no other length"),
+    ]
 
 
 def config_paths():

@@ -23,7 +23,7 @@ from mru.training.lines import short
 from mru.training.messages import Arguments, UserError, given, no_field, words
 from mru.training.section import RANGES
 from mru.training.sections import SECTIONS
-from mru.training.task import Task
+from mru.training.task import MissingData, Task
 from mru.training.values import fit, inner_hint, of_text
 
 # What may become the name of a folder, and leaves room for the names of what a run writes in it.
@@ -253,7 +253,7 @@ def _config(kind: type[Task], values: dict[str, Any], workdir: str) -> Config:
         sections: dict[str, Any] = {name: section(**values[name]) for name, section in SECTIONS.items()}
         task = kind(**options)
         return checked(Config(task=task, **sections, workdir=pathlib.Path(workdir), init_from=values["init_from"]))
-    except ValueError as error:
+    except (ValueError, MissingData) as error:  # a task of a user's file says nothing without it
         raise UserError(str(error)) from None
 
 

@@ -83,7 +83,8 @@ class Log:
             self.window.append(values)
             if step // self.every != before // self.every:
                 self.flush(step)
-            self.shown |= {name: f"{values[name].mean():.4g}" for name in ("loss", self.metric)}
+            # The metric may be one of whole splits alone.
+            self.shown |= {name: f"{values[name].mean():.4g}" for name in ("loss", self.metric) if name in values}
             if self.bar is not None:
                 self.bar.set_postfix(self.shown, refresh=False)
                 self.bar.update(step - self.bar.n)

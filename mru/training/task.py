@@ -81,7 +81,7 @@ class Task(Protocol):
     @property
     @abstractmethod
     def metric(self) -> str:
-        """The metric that selects a model, one of the keys of `metrics`."""
+        """The metric that selects a model, one of the keys of `metrics` or of `summarise`."""
 
     @property
     @abstractmethod
@@ -155,3 +155,15 @@ class Task(Protocol):
     @abstractmethod
     def metrics(self, outputs: Array, batch: Batch) -> dict[str, Array]:
         """Metrics of each example, float32 (B,) each; what is reported is their mean over examples."""
+
+    def scores(self, outputs: Array, batch: Batch) -> dict[str, Array]:
+        """What `summarise` is given of each example, (B, ...) by name; nothing if no metric is of a whole split."""
+        return {}
+
+    def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a whole split that are no means over examples, such as F1.
+
+        Args:
+            scores: What `scores` gave of all its examples, in their order, (n, ...) by name.
+        """
+        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,9 @@ from mru.training.devices import parameter_shardings
 from mru.training.estimate import RETENTION_ROWS
 from mru.training.messages import RunFailed, UserError, compiling
 from mru.training.task import ModelInputs, Task
+
+# Sums of loss and metrics, what the layers did, and the task's scores of each example, of one batch.
+_Evaluated = tuple[dict[str, jax.Array], inside.Counts, dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
@@ -157,13 +160,14 @@ class Trainer:
 
         return {name: jax.make_array_from_process_local_data(sharding(name), x) for name, x in batch.items()}
 
-    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], inside.Counts]:
-        def sums(params: Any, rest: Any, batch: Any) -> tuple[dict[str, jax.Array], inside.Counts]:
+    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> _Evaluated:
+        def sums(params: Any, rest: Any, batch: Any) -> _Evaluated:
             model, given = self._merged(params, rest), self.task.model_inputs(batch)
             captured: dict[str, jax.Array] = {}
             outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
+            counts = inside.counted(model, captured, _real(given, batch["weight"]))
             values = streaming.values(self.task, outputs, batch)
-            return _sums(values, batch["weight"]), inside.counted(model, captured, _real(given, batch["weight"]))
+            return _sums(values, batch["weight"]), counts, self.task.scores(outputs, batch)
 
         if self.evaluation is None:
             with compiling("the evaluation"):
@@ -172,7 +176,7 @@ class Trainer:
         return self.evaluation(state.params, state.rest, batch)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean loss and metrics over a split, and what the layers did there (`mru.training.inside`).
+        """Loss and metrics of a split, and what the layers did there (`mru.training.inside`).
 
         Raises:
             RunFailed: An example has something that is not finite.
@@ -186,8 +190,14 @@ class Trainer:
         )
         with jax.set_mesh(self.mesh):
             sums = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
-        metrics, counts = zip(*jax.device_get(sums), strict=True)
-        return _mean(list(metrics), split, self.config.train.batch_size), inside.summarised(counts)
+        metrics, counts, scores = zip(*jax.device_get(sums), strict=True)
+        means = _mean(list(metrics), split, self.config.train.batch_size)
+        return means | self._summarised(split, scores), inside.summarised(counts)
+
+    def _summarised(self, split: str, scores: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The task's metrics of a whole split, without what fills the last batch up."""
+        size = self.task.sizes[split]
+        return self.task.summarise({name: np.concatenate([x[name] for x in scores])[:size] for name in scores[0]})
 
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:

@@ -1,26 +1,24 @@
-import importlib.util
+import errno
+import gzip
+import hashlib
+import itertools
+import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_set import DATA, NUMBERS, SHA256, fails, left_in, made
 
 import tasks
 from tasks import prepare
+from tasks._datasets import SETS, base, preparation, store
 
 ROOT = Path(__file__).parents[2]
-
-
-def fails(capsys, *arguments):
-    """The one line that the command line prints as it fails."""
-    with pytest.raises(SystemExit) as caught:
-        prepare.main(list(arguments))
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 def test_generated_task_needs_nothing(capsys):
@@ -29,43 +27,226 @@ def test_generated_task_needs_nothing(capsys):
 
 
 def test_unknown_task_lists_the_known(capsys):
-    assert "unknown task 'imagenet'; known tasks: adding, copy_first" in fails(capsys, "imagenet")
+    line = fails(capsys, "imagenet")
+    assert "unknown task 'imagenet'; known tasks: " in line
+    assert "copy_first" in line
+    assert "sets: mnist, fashion_mnist" in line
 
 
 def test_bad_arguments_are_one_line(capsys):
-    assert "required: task" in fails(capsys)
+    assert "expected the name of a task or data set, or --list" in fails(capsys)
+    assert "without a name" in fails(capsys, "psmnist", "--list")
     assert "--sauce" in fails(capsys, "psmnist", "--sauce", "x")
+
+
+def test_every_task_names_a_set_that_is_declared():
+    named = {getattr(tasks.get(name), "dataset", "") for name in tasks.names()}
+    assert named - {""} == set(SETS)
+    # Of a name that is both, the task reads the set.
+    assert all(tasks.get(name).dataset == name for name in {*SETS} & {*tasks.names()})
+
+
+def test_prepared_once_and_mapped_into_memory(use, source, data_dir, capsys):
+    use(made())
+    prepare.main(["made_set", "--source", source, "--data_dir", data_dir])
+    said = capsys.readouterr()
+    assert said.out == f"made_set is in {data_dir}/made_set/arrays\n"
+    assert "\r" not in said.err
+    assert "checking numbers.gz: 100%" in said.err
+    folder = Path(data_dir) / "made_set" / "arrays"
+    held = json.loads((folder / "manifest.json").read_text())
+    assert (held["name"], held["version"], held["licence"], held["made_from"]) == ("made_set", 1, "none", "numbers.gz")
+    for file, about in held["files"].items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == about["sha256"]
+        assert (folder / file).stat().st_size == about["bytes"]
+    assert held["files"]["numbers.npy"]["shape"] == [5000]
+    arrays = SETS["made_set"].load(data_dir, "task")
+    assert isinstance(arrays["numbers"], np.memmap)
+    assert not arrays["numbers"].flags.writeable
+    np.testing.assert_array_equal(arrays["numbers"], NUMBERS)
+    assert left_in(data_dir) == ["arrays"]
+    before = (folder / "numbers.npy").stat().st_mtime_ns
+    prepare.main(["made_set", "--data_dir", data_dir])  # of which nothing more is read or fetched
+    assert capsys.readouterr() == (f"made_set is in {folder} already\n", "")
+    assert (folder / "numbers.npy").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("subfolder", ["made_set", "made-set"])
+def test_source_with_a_folder_for_each_set(use, source, data_dir, subfolder):
+    use(made())
+    inner = Path(source) / subfolder
+    inner.mkdir()
+    (Path(source) / "numbers.gz").rename(inner / "numbers.gz")
+    prepare.prepare("made_set", data_dir, source)
+    assert left_in(data_dir) == ["arrays"]
 
 
 def test_source_that_lacks_files(capsys, tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
     line = fails(capsys, "psmnist", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path))
-    assert "t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz, train-labels-idx1-ubyte.gz" in line
-    assert "lacks train-images" not in line
+    assert line.endswith("lacks train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz")
+    assert fails(capsys, "psmnist", "--source", str(tmp_path / "no")).endswith("/no is no folder")
+    assert "lacks cifar-10-binary.tar.gz, or else cifar10_train_med.xz" in fails(
+        capsys, "cifar10", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path)
+    )
 
 
-def test_without_tensorflow_the_extra_is_named(capsys, tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))
-    assert 'pip install "mru-jax[prepare]"' in fails(capsys, "smnist", "--data_dir", str(tmp_path))
+@pytest.mark.parametrize("damaged", [DATA[:-20], DATA[:40] + b"x" + DATA[41:], b""], ids=["short", "changed", "empty"])
+def test_damaged_or_truncated_original_is_refused(use, source, data_dir, capsys, damaged):
+    use(made())
+    path = Path(source) / "numbers.gz"
+    path.write_bytes(damaged)
+    line = fails(capsys, "made_set", "--source", source, "--data_dir", data_dir)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"wrong checksum: {path} has SHA-256 {found}, not {SHA256}" in line
+    assert left_in(data_dir) == []
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
-def test_wrong_checksum_is_refused(tmp_path):
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (tmp_path / f"{name}-ubyte.gz").write_bytes(b"not MNIST")
-    command = [sys.executable, "-m", "tasks.prepare", "psmnist", "--data_dir", str(tmp_path), "--source", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "wrong checksum" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_damaged_original_without_a_checksum(use, source, data_dir, capsys):
+    use(made(sha256=""))
+    (Path(source) / "numbers.gz").write_bytes(DATA[:-20])
+    assert "the originals of made_set can not be read: " in fails(
+        capsys, "made_set", "--source", source, "--data_dir", data_dir
+    )
+    assert left_in(data_dir) == []
 
 
-def test_prepared_set_is_left_alone(capsys):
-    data_dir = os.environ.get("TFDS_DATA_DIR")
-    try:
-        tasks.get("smnist")(data_dir=data_dir).examples("test", [0])
-    except tasks.MissingData:
-        pytest.skip("MNIST is not prepared in $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    prepare.main(["smnist"])
-    assert "already" in capsys.readouterr().out
+def test_arrays_of_a_known_checksum_are_compared_with_it(use, source, data_dir, capsys):
+    known = hashlib.sha256(NUMBERS.tobytes()).hexdigest()
+    use(replace(made(sha256=""), sha256=(("numbers", known),)))
+    prepare.prepare("made_set", data_dir, source)
+    other = gzip.compress(NUMBERS[::-1].tobytes())
+    (Path(source) / "numbers.gz").write_bytes(other)
+    line = fails(capsys, "made_set", "--source", source, "--data_dir", data_dir + "2")
+    assert "wrong checksum: numbers of made_set" in line
+    assert left_in(data_dir + "2") == []
+
+
+def test_full_disk_leaves_nothing(use, source, data_dir, capsys, monkeypatch):
+    use(made())
+
+    def full(file, array, **options):
+        file.write(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    line = fails(capsys, "made_set", "--source", source, "--data_dir", data_dir)
+    assert f"no space left for made_set in {data_dir}/made_set" in line
+    assert left_in(data_dir) == []
+
+
+def test_interrupted_prepare_leaves_nothing(use, source, data_dir, capsys):
+    def interrupted(paths):
+        yield "numbers", NUMBERS
+        raise KeyboardInterrupt
+
+    use(made(arrays=interrupted))
+    assert "interrupted" in fails(capsys, "made_set", "--source", source, "--data_dir", data_dir)
+    assert left_in(data_dir) == []
+
+
+KILLED = """
+import sys, time
+sys.path[:0] = {path!r}
+import made_set as t
+from tasks._datasets import SETS
+def slow(paths):
+    yield from t.read(paths)
+    print("half", flush=True)
+    time.sleep(600)
+SETS["made_set"] = t.made(arrays=slow)
+t.prepare.main(["made_set", "--source", {source!r}, "--data_dir", {data_dir!r}])
+"""
+
+
+def test_killed_prepare_is_not_taken_for_complete(use, source, data_dir, capsys):
+    code = KILLED.format(path=[str(ROOT), str(Path(__file__).parent)], source=source, data_dir=data_dir)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "half\n"
+        use(made())
+        # While it runs, no other may write there.
+        assert "is being prepared by another process" in fails(
+            capsys, "made_set", "--source", source, "--data_dir", data_dir
+        )
+        process.send_signal(signal.SIGKILL)
+    assert left_in(data_dir) == ["arrays.part"]
+    assert preparation.state(SETS["made_set"], data_dir).said == "missing"
+    with pytest.raises(tasks.MissingData, match=r"has no made_set; run: python -m tasks.prepare a_task --data_dir"):
+        SETS["made_set"].load(data_dir, "a_task")
+    prepare.prepare("made_set", data_dir, source)
+    assert left_in(data_dir) == ["arrays"]
+
+
+@pytest.mark.parametrize("what", ["short", "missing", "manifest", "version"])
+def test_what_was_damaged_is_noticed_and_prepared_again(use, source, data_dir, what):
+    use(made())
+    prepare.prepare("made_set", data_dir, source)
+    folder = Path(data_dir) / "made_set" / "arrays"
+    if what == "short":
+        os.truncate(folder / "numbers.npy", 500)
+    elif what == "missing":
+        (folder / "few.npy").unlink()
+    elif what == "manifest":
+        (folder / "manifest.json").write_text("{")
+    else:
+        use(made(version=2))
+    base._load.cache_clear()
+    with pytest.raises(
+        tasks.MissingData, match=r"no made_set that is whole \(.*run: python -m tasks.prepare"
+    ) as caught:
+        SETS["made_set"].load(data_dir, "made_set")
+    assert "\n" not in str(caught.value)
+    assert preparation.state(SETS["made_set"], data_dir).said.startswith("damaged: ")
+    prepare.prepare("made_set", data_dir, source)
+    np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "made_set")["numbers"], NUMBERS)
+
+
+def test_set_without_an_address_says_where_it_is_to_be_had(capsys, tmp_path):
+    line = fails(capsys, "retrieval", "--data_dir", str(tmp_path))
+    assert "aan can not be downloaded; name a folder that has new_aan_pairs.train.tsv" in line
+    assert "lra_release/tsv_data" in line
+
+
+def test_list_says_what_there_is(use, source, data_dir, capsys):
+    use(made())
+    prepare.prepare("made_set", data_dir, source)
+    (Path(data_dir) / "mitdb12" / "arrays").mkdir(parents=True)
+    prepare.main(["--list", "--data_dir", data_dir])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"data directory: {data_dir}"
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if not line.startswith(" ")}
+    assert set(said) == set(SETS)
+    assert said["made_set"] == "prepared, 0.0 MB"
+    assert said["cifar10"] == "missing, about 184 MB"
+    assert said["mitdb12"].startswith("damaged: ")
+    text = "\n".join(lines)
+    assert "    tasks: psmnist, smnist; licence: CC BY-SA 3.0\n" in text
+    assert "    --source takes new_aan_pairs.train.tsv, new_aan_pairs.eval.tsv, new_aan_pairs.test.tsv" in text
+
+
+def test_order_is_of_the_examples_alone():
+    rows = [bytes([i, 255 - i]) for i in range(100)]
+    shuffled = rows[::-1]
+    first, second = base.order(rows), base.order(shuffled)
+    assert [rows[i] for i in first] == [shuffled[i] for i in second]
+    assert [rows[i] for i in first] == sorted(rows, key=lambda row: hashlib.sha256(row).digest())
+
+
+def test_joined_rows_are_found_again():
+    rows = [b"abc", b"", b"de"]
+    flat, starts = base.joined(rows)
+    assert [flat[a:b].tobytes() for a, b in itertools.pairwise(starts)] == rows
+    got, lengths = base.padded(flat, starts, np.array([2, 0, 1]), 2)
+    assert got.tolist() == [[100, 101], [97, 98], [0, 0]]
+    assert lengths.tolist() == [2, 2, 0]
+
+
+def test_data_directory_is_that_of_tensorflow_datasets(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/somewhere")
+    assert store.folder(None, "mnist") == Path("/somewhere/mnist/arrays")
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert store.folder(None, "mnist") == Path.home() / "tensorflow_datasets/mnist/arrays"
+    assert store.folder("here", "mnist") == Path("here/mnist/arrays")

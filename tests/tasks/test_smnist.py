@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import prepare, smnist
+from tasks import prepare
+from tasks._datasets import SETS, preparation
 
 ROOT = Path(__file__).parents[2]
 ORIGINALS = Path(os.environ.get("MRU_TEST_DATA", ROOT.parent / "shared" / "data")) / "mnist"
@@ -28,20 +29,31 @@ def originals(part):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A directory with MNIST prepared in it: the user's, or one prepared here."""
-    try:
-        SMNIST().examples("test", np.array([0]))
-        return None
-    except tasks.MissingData:
-        if importlib.util.find_spec("tensorflow") is None:
-            pytest.skip("MNIST is not prepared, and without TensorFlow it cannot be prepared here")
-        if not ORIGINALS.is_dir():
-            pytest.skip(f"MNIST is not prepared, and {ORIGINALS} is absent (set MRU_TEST_DATA)")
-    path = str(tmp_path_factory.mktemp("tfds"))
-    command = [sys.executable, "-m", "tasks.prepare", "psmnist", "--data_dir", path, "--source", str(ORIGINALS)]
+    """A directory with MNIST prepared in it from the originals, without TensorFlow."""
+    if not ORIGINALS.is_dir():
+        pytest.skip(f"{ORIGINALS} is absent (set MRU_TEST_DATA)")
+    path = str(tmp_path_factory.mktemp("data"))
+    command = [sys.executable, "-m", "tasks.prepare", "psmnist", "--data_dir", path, "--source", str(ORIGINALS.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert path in done.stdout
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A directory that the builder of tensorflow-datasets filled, as earlier versions had it do."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("without TensorFlow no builder can fill a directory here")
+    if not ORIGINALS.is_dir():
+        pytest.skip(f"{ORIGINALS} is absent (set MRU_TEST_DATA)")
+    import tensorflow_datasets as tfds
+
+    path = str(tmp_path_factory.mktemp("tfds"))
+    builder = tfds.builder("mnist", data_dir=path, file_format="array_record")
+    downloads = str(tmp_path_factory.mktemp("downloads"))
+    config = tfds.download.DownloadConfig(manual_dir=str(ORIGINALS))
+    builder.download_and_prepare(download_dir=downloads, download_config=config)
     return path
 
 
@@ -49,12 +61,13 @@ def data_dir(tmp_path_factory):
 def fake(monkeypatch):
     """Random pixels in the place of MNIST."""
     rng = np.random.default_rng(0)
-    parts = {
-        part: (rng.integers(256, size=(n, 784), dtype=np.uint8), rng.integers(10, size=n).astype(np.int32))
-        for part, n in (("train", 60000), ("test", 10000))
-    }
-    monkeypatch.setattr(smnist, "_load", lambda name, data_dir, part: parts[part])
-    return parts
+    arrays = {}
+    for part, n in (("train", 60000), ("test", 10000)):
+        arrays[f"{part}_images"] = rng.integers(256, size=(n, 28, 28), dtype=np.uint8)
+        arrays[f"{part}_labels"] = rng.integers(10, size=n).astype(np.uint8)
+    monkeypatch.setattr(type(SETS["mnist"]), "load", lambda dataset, data_dir, task: arrays)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
+    return arrays
 
 
 def test_splits_are_the_parts_with_the_tail_of_train_held_out(fake):
@@ -63,7 +76,7 @@ def test_splits_are_the_parts_with_the_tail_of_train_held_out(fake):
     for split, (part, start) in where.items():
         indices = np.array([0, 5, task.sizes[split] - 1])
         batch = task.examples(split, indices)
-        pixels, classes = fake[part]
+        pixels, classes = fake[f"{part}_images"].reshape(-1, 784), fake[f"{part}_labels"]
         expected = (pixels[start + indices] / 255 - 0.1307) / 0.3081
         np.testing.assert_allclose(batch["inputs"][..., 0], expected, atol=1e-6)
         np.testing.assert_array_equal(batch["targets"], classes[start + indices])
@@ -88,24 +101,49 @@ def test_missing_set_says_the_command(tmp_path):
     message = str(caught.value)
     assert f"python -m tasks.prepare psmnist --data_dir {tmp_path}" in message
     assert "--source" in message
-    assert f"{tmp_path}/mnist/3.0.1 has no MNIST" in message
+    assert f"{tmp_path}/mnist has no mnist; run" in message
     assert "\n" not in message
 
 
-def test_set_in_a_format_that_needs_tensorflow(tmp_path):
+def test_set_in_a_format_that_needs_tensorflow_is_no_set(tmp_path):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text('{"name": "mnist", "version": "3.0.1", "fileFormat": "tfrecord"}')
-    with pytest.raises(tasks.MissingData, match=r"as tfrecord, not as array_record.*--data_dir DIR"):
+    with pytest.raises(tasks.MissingData, match="has no mnist; run"):
         SMNIST(data_dir=str(tmp_path)).examples("train", np.array([0]))
-    with pytest.raises(ValueError, match=r"has mnist as tfrecord.*another --data_dir"):
-        prepare.prepare("smnist", str(tmp_path))
+    assert preparation.state(SETS["mnist"], str(tmp_path)).said == "missing"
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_examples_are_those_of_the_original_files(data_dir, part):
+def test_what_earlier_versions_prepared_is_read_as_it_is(built):
+    assert "mnist/3.0.1 already" in prepare.prepare("smnist", built)
+    assert preparation.state(SETS["mnist"], built).said == "prepared (by tensorflow-datasets)"
+    assert_examples_are_the_originals(PSMNIST(data_dir=built), "test")
+
+
+def test_builder_and_originals_give_the_same_arrays(built, data_dir):
+    import tensorflow_datasets as tfds
+
+    def examples(part):
+        builder = tfds.builder("mnist", data_dir=built)
+        return builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
+
+    ours = SETS["mnist"].load(data_dir, "smnist")
+    for name, array in SETS["mnist"].from_builder(examples):
+        np.testing.assert_array_equal(array, ours[name])
+
+
+def test_reading_needs_neither_tensorflow_nor_its_datasets(data_dir):
+    code = (
+        "import sys, numpy as np, tasks; "
+        f"tasks.get('psmnist')(data_dir={data_dir!r}).examples('train', np.arange(9)); "
+        "print([m for m in sys.modules if m.startswith(('tensorflow', 'PIL'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def assert_examples_are_the_originals(task, part):
     pixels, classes = originals(part)
-    task = PSMNIST(data_dir=data_dir)
     inverse = np.argsort(task.order)
     rows = []
     for split in ("train", "validation") if part == "train" else ("test",):
@@ -113,8 +151,13 @@ def test_examples_are_those_of_the_original_files(data_dir, part):
             batch = task.examples(split, np.arange(start, start + 2000))
             bytes_ = np.rint((batch["inputs"][:, inverse, 0] * 0.3081 + 0.1307) * 255).astype(np.uint8)
             rows += [row.tobytes() + bytes([label]) for row, label in zip(bytes_, batch["targets"])]
-    # tensorflow-datasets stores them in an order of its own.
+    # They are stored in an order of our own.
     assert sorted(rows) == sorted(row.tobytes() + bytes([label]) for row, label in zip(pixels, classes))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_examples_are_those_of_the_original_files(data_dir, part):
+    assert_examples_are_the_originals(PSMNIST(data_dir=data_dir), part)
 
 
 def test_normalised_training_pixels_have_mean_0_and_deviation_1(data_dir):

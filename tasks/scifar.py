@@ -1,0 +1,59 @@
+"""CIFAR-10 as sequences of pixels: in colour (scifar) and in grey, as in Long Range Arena (image).
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009; as grey sequences: Tay et al., "Long
+Range Arena", 2020, arXiv 2011.04006.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tasks._recorded import Recorded
+
+
+@dataclass(frozen=True)
+class SequentialCIFAR10(Recorded, name="scifar"):
+    """Ten classes, T = 1,024 pixels of three normalised colours, row by row; validation is the last 10 % of train."""
+
+    length: ClassVar[int] = 1024
+    features: ClassVar[int] = 3
+    outputs: ClassVar[int] = 10
+    pooling: ClassVar[str] = "mean"
+    chance: ClassVar[float] = 0.1
+    dataset: ClassVar[str] = "cifar10"
+
+    # Of all training pixels, by colour.
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    deviation: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return {"train": 45000, "validation": 5000, "test": 10000}
+
+    def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        part, rows = self._rows(split, indices)
+        pixels = self._channels(self.arrays[f"{part}_images"][rows].reshape(-1, self.length, 3).astype(np.float32))
+        pixels -= 255 * np.float32(self.mean)
+        pixels *= 1 / (255 * np.float32(self.deviation))
+        return {"inputs": pixels, "targets": self.arrays[f"{part}_labels"][rows].astype(np.int32)}
+
+    def _channels(self, colours: np.ndarray) -> np.ndarray:
+        """The input's channels, float32 `(n, T, features)`, from red, green and blue, 0 to 255."""
+        return colours
+
+
+@dataclass(frozen=True)
+class GreyCIFAR10(SequentialCIFAR10, name="image"):
+    """Ten classes, T = 1,024 normalised grey pixels, row by row: 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601).
+
+    Long Range Arena rounds grey to one of 256 tokens; here it is a number. Validation is the last 10 % of train.
+    """
+
+    features: ClassVar[int] = 1
+    mean: ClassVar[tuple[float, ...]] = (0.4809,)
+    deviation: ClassVar[tuple[float, ...]] = (0.2392,)
+
+    def _channels(self, colours: np.ndarray) -> np.ndarray:
+        return colours @ np.float32([[0.299], [0.587], [0.114]])
