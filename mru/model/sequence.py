@@ -98,7 +98,8 @@ class SequenceModel(nnx.Module):
             final_norm: Normalise once more after the last block.
             activation: What follows the cells of a block: "gelu", or with a gate "half_glu1", "half_glu2" or "full_glu"
                 (see `mru.model.activations.Activation`); None for nothing.
-            conv: Steps that a causal convolution of each channel before the cells sees, at least 2; 0 for none.
+            conv: Steps that a causal convolution of each channel before the cells sees, at least 2; 0 for none. Also in
+                a bidirectional model it looks back alone.
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
             method: Method of `mru.scan`; of one kind of cell by its options, such as {"brc": {"method": "newton"}}.
             remat: Recompute the blocks in the backward pass instead of storing what is inside them.

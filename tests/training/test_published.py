@@ -1,24 +1,19 @@
 """Set-ups as their authors published them are configs: their parameters, counted by hand, and their learning rates."""
 
+import re
+
 import numpy as np
 import pytest
 from flax import nnx
-from train_helpers import config_file, parse
+from train_helpers import ROOT, config_file, parse
 
 from mru.cells import StateParam
 from mru.training import checkpoint, devices
 from mru.training.trainer import Trainer
 
-# S5's sequential MNIST (arXiv 2208.04933): 150 epochs of 1,080 batches, the first of them with a rising learning rate.
-# Theirs is 8e-3, of which the state update has a fourth. Its final norm is that of the last block alone.
-S5_SMNIST = """\
-task: {name: smnist}
-model:
-  {cells: [s5, s5, s5, s5], width: 96, state_size: 128, bidirectional: true, norm: batch, final_norm: false,
-   activation: half_glu1, expansion: 0, dropout: 0.1, pooling: mean, options: {s5: {blocks: 1}}}
-optimizer: {lr: 8.0e-3, state_lr_factor: 0.25, weight_decay: 0.01, warmup_steps: 1080, final: 0, clip: null}
-train: {steps: 162000, batch_size: 50, eval_every: 1080}
-"""
+# S5's sequential MNIST (arXiv 2208.04933), as README has it: 150 epochs of 1,080 batches, the first of them with rising
+# learning rates. Theirs is 8e-3, of which the state update has a fourth.
+S5_SMNIST = re.findall(r"^```yaml\n(task: {name: smnist}\n.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)[0]
 # LRU's grey CIFAR-10 of the Long Range Arena (arXiv 2303.06349): 180,000 steps, with 10 % of warm-up.
 # Its peak is ours, as are these data, which any pixels can stand for here.
 LRU_IMAGE = """\
