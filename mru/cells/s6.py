@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from mru.cells._base import Cell, StateParam, as_rngs, in_precision_of, named, resets
+from mru.cells._base import Cell, StateParam, as_rngs, at_least_one, in_precision_of, named, resets
+from mru.cells._convolution import check_steps_seen, convolved, last_of, recent, recent_of_step, uniform_taps
 from mru.cells._linear import linear
 from mru.engine.front import scan
 from mru.engine.selective import selective_scan
@@ -71,9 +71,8 @@ class S6(Cell, name="s6"):
             ValueError: A size is not an integer of at least 1, or `conv` of at least 2.
         """
         self._set_sizes(features, state_size)
-        for name, size, least in (("expand", expand, 1), ("conv", conv, 2)):
-            if not hasattr(size, "__index__") or operator.index(size) < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {size!r}")
+        at_least_one("expand", expand)
+        check_steps_seen(conv)
         rngs = as_rngs(rngs)
         matrix = functools.partial(linear, use_bias=False, dtype=dtype, rngs=rngs)
 
@@ -83,7 +82,7 @@ class S6(Cell, name="s6"):
         self.channels, self.conv, self.rank = expand * features, conv, -(-features // 16)
         self.method = method
         self.up, self.gate = matrix(features, self.channels), matrix(features, self.channels)
-        self.taps = nnx.Param(uniform((conv, self.channels), -(conv**-0.5), conv**-0.5))
+        self.taps = nnx.Param(uniform_taps(conv, self.channels, rngs))
         self.taps_bias = nnx.Param(jnp.zeros(self.channels, jnp.float32))
         self.select = matrix(self.channels, self.rank + 2 * state_size)
         self.dt = matrix(self.rank, self.channels)
@@ -128,50 +127,30 @@ class S6(Cell, name="s6"):
         self, x: Array, state: State, reset: Array | None, capture: dict[str, Array] | None = None
     ) -> tuple[Array, State]:
         h, seen = state
-        recent = _recent(self.up(x), seen, reset)
-        op = self.operator(self._convolved(recent))
+        found = recent(self.up(x), seen, reset)
+        seen, op = last_of(found), self.operator(self._convolved(found))
         start = jnp.zeros(h.shape[-2:], h.dtype)
         y, last = selective_scan(op, h, reset=reset, reset_state=start, method=self.method)
         if capture is not None:
-            states = scan(op, h, reset=reset, reset_state=start), jnp.stack(recent[1:], -2)
+            states = scan(op, h, reset=reset, reset_state=start), jnp.stack(found[1:], -2)
             capture.update(named("state", states) | {k: v for k, v in op.gates().items() if k != "a"})
-        return self._readout(y, op.x, x), (last, jnp.stack([v[..., -1, :] for v in recent[1:]], -2))
+        return self._readout(y, op.x, x), (last, seen)
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
         self._check(x, time=False)
         h, seen = in_precision_of(x, self._carried(state, x.shape[:-1]))
-        seen = jnp.concatenate([seen, self.up(x)[..., None, :].astype(seen.dtype)], -2)
-        op = self.operator(self._convolved([seen[..., k, :] for k in range(self.conv)]))
+        found, seen = recent_of_step(self.up(x), seen)
+        op = self.operator(self._convolved(found))
         h = op.apply(h)
-        return self._readout(op.readout(h), op.x, x), (h, seen[..., 1:, :])
+        return self._readout(op.readout(h), op.x, x), (h, seen)
 
-    def _convolved(self, recent: list[Array]) -> Array:
+    def _convolved(self, found: list[Array]) -> Array:
         """What enters the states, given the values that the convolution sees, the oldest first."""
-        return nnx.silu(sum(tap * v for tap, v in zip(self.taps[...], recent, strict=True)) + self.taps_bias[...])
+        return nnx.silu(convolved(found, self.taps[...], self.taps_bias[...]))
 
     def _readout(self, y: Array, u: Array, x: Array) -> Array:
         return self.out((y + self.skip[...] * u) * nnx.silu(self.gate(x))).astype(x.dtype)
-
-
-def _recent(v: Array, seen: Array, reset: Array | None) -> list[Array]:
-    """The last values at each step, the oldest first: arrays (..., T, E), zero where a sequence started since.
-
-    Args:
-        v: (..., T, E).
-        seen: Those before the first step, (..., conv - 1, E).
-        reset: (..., T).
-    """
-    time, count = v.shape[-2], seen.shape[-2]
-    all_ = jnp.concatenate([seen, v.astype(seen.dtype)], -2)
-    found = [all_[..., k : k + time, :] for k in range(count + 1)]
-    if reset is None:
-        return found
-    since = jnp.zeros_like(reset)
-    for distance in range(1, count + 1):
-        since |= jnp.pad(reset, [(0, 0)] * (reset.ndim - 1) + [(distance - 1, 0)])[..., :time]
-        found[count - distance] = jnp.where(since[..., None], 0, found[count - distance])
-    return found
 
 
 def _piece_by_piece(run: Callable[..., tuple[Array, State]], x: Array, state: State, reset: Array | None) -> Any:

@@ -1,4 +1,4 @@
-"""What a model is stacked from: residual blocks of cells and a gated MLP."""
+"""What a model is stacked from: residual blocks of cells, what stands before and after them, and a gated MLP."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from jax.typing import DTypeLike
 
 from mru.cells import Cell, State
 from mru.cells._base import as_rngs
+from mru.cells._convolution import CausalConvolution, check_steps_seen
+from mru.model.activations import Activation
+from mru.model.norms import make_norm, normed
 
 
 class GatedMLP(nnx.Module):
@@ -31,9 +34,10 @@ class GatedMLP(nnx.Module):
 
 
 class SequenceBlock(nnx.Module):
-    """Pre-norm residual block: the summed outputs of its cells, then a gated MLP.
+    """Residual block: the summed outputs of its cells, then a gated MLP.
 
-    x += dropout(sum of cells(norm(x))); x += dropout(mlp(norm(x))).
+    Pre-norm:   x += dropout(act(sum of cells(conv(norm(x))))); x += dropout(mlp(norm(x))).
+    Post-norm:  x = norm(x + dropout(act(sum of cells(conv(x))))); x = norm(x + dropout(mlp(x))).
     """
 
     def __init__(
@@ -42,6 +46,10 @@ class SequenceBlock(nnx.Module):
         *,
         expansion: float,
         dropout: float,
+        norm: str = "layer",
+        prenorm: bool = True,
+        activation: str | None = None,
+        conv: int = 0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs | int,
     ):
@@ -51,11 +59,15 @@ class SequenceBlock(nnx.Module):
             cells: Cells that stand side by side, all with the same `features`.
             expansion: Hidden width of the MLP as a multiple of D, rounded to the nearest; 0 for none.
             dropout: Rate, applied to both residual branches.
+            norm: "layer", "rms" or "batch"; see `mru.model.norms`.
+            prenorm: Whether each branch normalises what it reads, or else the sum with what it adds.
+            activation: What follows the cells, see `mru.model.activations.Activation`; None for nothing.
+            conv: Steps that a causal convolution of each channel before the cells sees; 0 for none.
             dtype: Dtype of the computation.
             rngs: Source of the initial parameters, or a seed.
 
         Raises:
-            ValueError: There is no cell, their features differ, or a number is out of its range.
+            ValueError: There is no cell, their features differ, or an argument is out of its range.
         """
         if len({cell.features for cell in cells}) != 1:
             given = ", ".join(f"{type(cell).__name__} of {cell.features}" for cell in cells) or "none"
@@ -64,19 +76,23 @@ class SequenceBlock(nnx.Module):
             raise ValueError(f"expansion must be at least 0 and finite, got {expansion}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        check_steps_seen(conv, none=True)
         rngs = as_rngs(rngs)
         width = cells[0].features
-        self.cells = nnx.List(cells)
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.cells, self.prenorm = nnx.List(cells), prenorm
+        self.norm = make_norm(norm, width, dtype=dtype, rngs=rngs)
         hidden = round(expansion * width)
-        norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs) if hidden else None
-        mlp = GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None
-        self.mlp_norm, self.mlp = nnx.data(norm), nnx.data(mlp)
+        self.mlp_norm = nnx.data(make_norm(norm, width, dtype=dtype, rngs=rngs) if hidden else None)
+        self.mlp = nnx.data(GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None)
+        self.conv = nnx.data(CausalConvolution(width, conv, rngs=rngs) if conv else None)
+        after = None if activation is None else Activation(activation, width, dropout=dropout, dtype=dtype, rngs=rngs)
+        self.activation = nnx.data(after)
         self.dropout = nnx.Dropout(dropout)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
-        """The states of the cells before the first step of a batch of sequences."""
-        return tuple(cell.initial_state(batch_shape) for cell in self.cells)
+        """The states of the cells before the first step of a batch of sequences, and last that of a convolution."""
+        states = tuple(cell.initial_state(batch_shape) for cell in self.cells)
+        return states if self.conv is None else (*states, self.conv.initial_state(batch_shape))
 
     def __call__(
         self,
@@ -85,60 +101,91 @@ class SequenceBlock(nnx.Module):
         reset: Array | None = None,
         rngs: nnx.Rngs | None = None,
         capture: dict[str, Array] | None = None,
+        real: Array | None = None,
     ) -> tuple[Array, tuple[State, ...]]:
         """Run over a whole sequence, or the next chunk of one.
 
         Args:
             x: (..., T, D).
-            states: The states of the cells, any pytrees, one a cell; None for a cell's initial state.
+            states: As `initial_state` has them, any pytrees; None for the initial state of one.
             reset: Boolean (..., T), true where a new sequence starts.
-            rngs: Stream "dropout"; dropout is applied only where this is given.
+            rngs: Stream "dropout", in training: dropout is applied, and batch norm takes the statistics of the batch
+                and moves its running ones, only where this is given.
             capture: If given, it is filled with the input and the intermediates of the cells, by name such as
                 "0/BMRU/write".
+            real: Boolean (..., T), which steps are no padding; None for all.
 
         Returns:
-            (..., T, D) and the states of the cells after the last step.
+            (..., T, D), and the states after the last step.
         """
-        normed = self.norm(x)
-        outs, new_states = [], []
+        inside = normed(self.norm, x, real, rngs is not None) if self.prenorm else x
+        outs, new_states, after = [], [], []
+        if self.conv is not None:
+            states, seen = states[:-1], states[-1]
+            inside, seen = self.conv(inside, seen, reset)
+            after = [seen]
         for number, (cell, state) in enumerate(zip(self.cells, states, strict=True)):
             inner: dict[str, Array] | None = None if capture is None else {}
-            out, state = cell(normed, state, reset, capture=inner)
+            out, state = cell(inside, state, reset, capture=inner)
             outs.append(out)
             new_states.append(state)
             if capture is not None and inner is not None:
-                found = {"input": normed, **inner}
+                found = {"input": inside, **inner}
                 capture.update({f"{number}/{type(cell).__name__}/{name}": value for name, value in found.items()})
-        return self._residual(x, _sum(outs), rngs), tuple(new_states)
+        return self._residual(x, _sum(outs), rngs, real), (*new_states, *after)
 
     def step(self, x: Array, states: tuple[State, ...]) -> tuple[Array, tuple[State, ...]]:
-        """One step: (..., D) -> (..., D) and the states of the cells."""
-        normed = self.norm(x)
-        outs, new_states = zip(*(c.step(normed, s) for c, s in zip(self.cells, states, strict=True)), strict=True)
-        return self._residual(x, _sum(outs), None), new_states
+        """One step: (..., D) -> (..., D) and the states."""
+        inside, after = normed(self.norm, x) if self.prenorm else x, []
+        if self.conv is not None:
+            states, seen = states[:-1], states[-1]
+            inside, seen = self.conv.step(inside, seen)
+            after = [seen]
+        outs, new_states = zip(*(c.step(inside, s) for c, s in zip(self.cells, states, strict=True)), strict=True)
+        return self._residual(x, _sum(outs), None, None), (*new_states, *after)
 
-    def _residual(self, x: Array, mixed: Array, rngs: nnx.Rngs | None) -> Array:
-        x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
+    def _residual(self, x: Array, mixed: Array, rngs: nnx.Rngs | None, real: Array | None) -> Array:
+        training = rngs is not None
+        if self.activation is not None:
+            mixed = self.activation(mixed, rngs)
+        x = x + self.dropout(mixed, deterministic=not training, rngs=rngs)
+        if not self.prenorm:
+            x = normed(self.norm, x, real, training)
         if self.mlp is None or self.mlp_norm is None:
             return x
-        return x + self.dropout(self.mlp(self.mlp_norm(x)), deterministic=rngs is None, rngs=rngs)
+        inside = normed(self.mlp_norm, x, real, training) if self.prenorm else x
+        x = x + self.dropout(self.mlp(inside), deterministic=not training, rngs=rngs)
+        return x if self.prenorm else normed(self.mlp_norm, x, real, training)
 
 
 def rematerialised(
-    block: SequenceBlock, x: Array, states: tuple[State | None, ...], reset: Array | None, rngs: nnx.Rngs | None
+    block: SequenceBlock,
+    x: Array,
+    states: tuple[State | None, ...],
+    reset: Array | None,
+    rngs: nnx.Rngs | None,
+    real: Array | None,
 ) -> tuple[Array, tuple[State, ...]]:
-    """`block(x, states, reset, rngs)`, computed again in the backward pass instead of stored."""
+    """`block(x, states, reset, rngs, real=real)`, computed again in the backward pass instead of stored."""
     graphdef, variables = nnx.split(block)
 
-    # `jax.checkpoint` wants a pure function: the block's variables and a key go in.
+    # `jax.checkpoint` wants a pure function: the block's variables and a key go in, what batch norm moves comes out.
     def run(
-        variables: Any, x: Array, states: tuple[State | None, ...], reset: Array | None, key: Array | None
-    ) -> tuple[Array, tuple[State, ...]]:
-        rngs = None if key is None else nnx.Rngs(dropout=key)
-        return nnx.merge(graphdef, variables)(x, states, reset, rngs)
+        variables: Any,
+        x: Array,
+        states: tuple[State | None, ...],
+        reset: Array | None,
+        key: Array | None,
+        real: Array | None,
+    ) -> tuple[Array, tuple[State, ...], Any]:
+        rngs, block = None if key is None else nnx.Rngs(dropout=key), nnx.merge(graphdef, variables)
+        x, states = block(x, states, reset, rngs, real=real)
+        return x, states, None if key is None else nnx.state(block, nnx.BatchStat)
 
     key = None if rngs is None else rngs.dropout()
-    x, states = jax.checkpoint(run)(variables, x, states, reset, key)
+    x, states, statistics = jax.checkpoint(run)(variables, x, states, reset, key, real)
+    if statistics is not None:
+        nnx.update(block, statistics)
     return x, states
 
 

@@ -76,6 +76,11 @@ class Segments:
         return begun if self.lengths is None else begun & (self._steps < self.lengths[..., None])
 
     @property
+    def real(self) -> Array | None:
+        """Which steps are no padding, bool (..., T); None if all are real."""
+        return None if self.lengths is None else self._steps < self.lengths[..., None]
+
+    @property
     def length_of_last(self) -> Array:
         """Real steps of the last sequence, with those carried in, int (...)."""
         if self.lengths is None:
@@ -93,9 +98,8 @@ class Segments:
 
         A NaN in the padding times a cotangent of zero would be a NaN in a gradient.
         """
-        if self.lengths is None:
+        if (real := self.real) is None:
             return x
-        real = self._steps < self.lengths[..., None]
         return jnp.where(real if x.ndim == real.ndim else real[..., None], x, 0)
 
     @property

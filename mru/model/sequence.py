@@ -5,7 +5,6 @@ Shapes: `...` any leading batch axes, T time, D width of the model.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,9 +18,11 @@ from mru.cells._base import as_rngs
 from mru.cells._linear import linear
 from mru.model.blocks import SequenceBlock, rematerialised
 from mru.model.factories import Blocks, Factory, blocks_of, make, name_of
+from mru.model.inputs import batch_shape_of, check_sizes, encoders, known_tokens
+from mru.model.norms import make_norm, normed
 from mru.model.pooling import POOLINGS
 from mru.model.positions import sinusoidal_positions
-from mru.model.segments import Segments, concrete
+from mru.model.segments import Segments
 
 
 class ModelState(NamedTuple):
@@ -31,6 +32,7 @@ class ModelState(NamedTuple):
         position: Steps since the sequence started, int32 (...).
         total: Sum over these steps of what is pooled, at least float32, (..., D); 0 unless the pooling is "mean".
         cells: The states of the cells, one tuple a block, one entry a cell: any pytree of arrays (...) + its own axes.
+            In a block with a convolution, what that saw is one entry more.
     """
 
     position: Array
@@ -39,7 +41,7 @@ class ModelState(NamedTuple):
 
 
 class SequenceModel(nnx.Module):
-    """Encoder, blocks of cells, pooling, head.
+    """Encoder, blocks of cells, norm, pooling, head.
 
     >>> import jax.numpy as jnp, mru
     >>> model = mru.SequenceModel(4, 3, cells="lru,pmru", width=8, state_size=8, rngs=0)
@@ -63,6 +65,11 @@ class SequenceModel(nnx.Module):
         dropout: float = 0.0,
         pooling: str = "mean",
         bidirectional: bool = False,
+        norm: str = "layer",
+        prenorm: bool = True,
+        final_norm: bool = True,
+        activation: str | None = None,
+        conv: int = 0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         method: str = "auto",
         remat: bool = False,
@@ -86,6 +93,13 @@ class SequenceModel(nnx.Module):
             dropout: Rate on the residual branches.
             pooling: What the head reads: "mean" over the real steps, the "last" of them, or every step ("none").
             bidirectional: Every cell in both directions; the model then has no `step` and carries no state.
+            norm: "layer", "rms", or "batch", with running statistics (see `mru.model.norms.BatchNorm`).
+            prenorm: Each branch of a block normalises what it reads; if not, the sum with what it adds.
+            final_norm: Normalise once more after the last block.
+            activation: What follows the cells of a block: "gelu", or with a gate "half_glu1", "half_glu2" or "full_glu"
+                (see `mru.model.activations.Activation`); None for nothing.
+            conv: Steps that a causal convolution of each channel before the cells sees, at least 2; 0 for none. Also in
+                a bidirectional model it looks back alone.
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
             method: Method of `mru.scan`; of one kind of cell by its options, such as {"brc": {"method": "newton"}}.
             remat: Recompute the blocks in the backward pass instead of storing what is inside them.
@@ -102,7 +116,7 @@ class SequenceModel(nnx.Module):
             raise ValueError(f"options name cells that the model does not have: {', '.join(sorted(unknown))}")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        _check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
+        check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
         dtype, rngs = _floating(dtype), as_rngs(rngs)
 
         def cell(factory: Factory) -> Cell:
@@ -113,12 +127,12 @@ class SequenceModel(nnx.Module):
         self.inputs, self.vocabulary, self.outputs = inputs, vocabulary, outputs
         self.width, self.positions, self.pooling, self.remat = width, positions, pooling, remat
         self.bidirectional, self.dtype = bidirectional, dtype
-        self._make_encoder(rngs)
-        self.blocks = nnx.List(
-            SequenceBlock([cell(f) for f in block], expansion=expansion, dropout=dropout, dtype=dtype, rngs=rngs)
-            for block in blocks
-        )
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.encoder, positional = encoders(inputs, vocabulary, positions, width, dtype=dtype, rngs=rngs)
+        self.position_encoder = nnx.data(positional)
+        parts: dict[str, Any] = {"expansion": expansion, "dropout": dropout, "norm": norm, "prenorm": prenorm}
+        parts |= {"activation": activation, "conv": conv, "dtype": dtype, "rngs": rngs}
+        self.blocks = nnx.List(SequenceBlock([cell(f) for f in block], **parts) for block in blocks)
+        self.norm = nnx.data(make_norm(norm, width, dtype=dtype, rngs=rngs) if final_norm else None)
         self.head = linear(width, outputs, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> ModelState:
@@ -147,7 +161,8 @@ class SequenceModel(nnx.Module):
             reset: Boolean (..., T), true where a new sequence starts; pooling covers the last sequence.
             lengths: Number of real steps, int (...), from 1 to T; the steps after them are padding, which changes no
                 logit of a pooled model. Not together with `state`: the state returned is that after the padding.
-            rngs: Stream "dropout", or a seed; dropout is applied only where this is given.
+            rngs: Stream "dropout", or a seed, in training: dropout is applied, and batch norm takes the statistics of
+                the batch and moves its running ones, only where this is given.
             capture: If given, it is filled with the inputs and intermediates of all cells, by name such as
                 "1/0/BMRU/write": block, place in the block, cell, quantity.
 
@@ -160,7 +175,7 @@ class SequenceModel(nnx.Module):
                 1 to T; the message gives the expected and the given one. Inside `jit`, where values can not be read,
                 such a length is taken as the nearest of 1 to T, and such a token makes NaN of every logit it reaches.
         """
-        batch_shape = self._check(x, time=True)
+        batch_shape = batch_shape_of(x, self.inputs, time=True)
         if state is not None and self.bidirectional:
             raise ValueError("state can not be carried into a bidirectional model")
         if state is not None and lengths is not None:
@@ -169,20 +184,20 @@ class SequenceModel(nnx.Module):
         time = jnp.shape(x)[len(batch_shape)]
         segments = Segments.of(state.position, time, reset=reset, lengths=lengths, bidirectional=self.bidirectional)
         rngs = None if rngs is None else as_rngs(rngs)
-        x = self._encode(self._known(segments.blank_padding(jnp.asarray(x))), segments.position)
+        x = self._encode(segments.blank_padding(jnp.asarray(x)), segments.position)
         cells = []
         for number, (block, states) in enumerate(zip(self.blocks, state.cells, strict=True)):
             if begins:  # a cell may have less to do where it knows that nothing was before
                 states = (None,) * len(states)
             if self.remat and capture is None:
-                x, states = rematerialised(block, x, states, segments.reset, rngs)
+                x, states = rematerialised(block, x, states, segments.reset, rngs, segments.real)
             else:
                 inner: dict[str, Array] = {}
-                x, states = block(x, states, segments.reset, rngs, None if capture is None else inner)
+                x, states = block(x, states, segments.reset, rngs, None if capture is None else inner, segments.real)
                 if capture is not None:
                     capture.update({f"{number}/{name}": value for name, value in inner.items()})
             cells.append(states)
-        x, total = POOLINGS[self.pooling](self._normed(x), state.total, segments)
+        x, total = POOLINGS[self.pooling](self._normed(x, segments.real, rngs is not None), state.total, segments)
         return self.head(x), ModelState(segments.position[..., -1] + 1, total, tuple(cells))
 
     def step(self, x: Array, state: ModelState | None = None) -> tuple[Array, ModelState]:
@@ -198,8 +213,8 @@ class SequenceModel(nnx.Module):
         Raises:
             ValueError: As a call does.
         """
-        state = self._state(state, self._check(x, time=False))
-        x = self._encode(self._known(jnp.asarray(x)), state.position)
+        state = self._state(state, batch_shape_of(x, self.inputs, time=False))
+        x = self._encode(jnp.asarray(x), state.position)
         cells = []
         for block, states in zip(self.blocks, state.cells, strict=True):
             x, states = block.step(x, states)
@@ -211,47 +226,17 @@ class SequenceModel(nnx.Module):
             x = total / position[..., None]
         return self.head(x), ModelState(position, total, tuple(cells))
 
-    def _make_encoder(self, rngs: nnx.Rngs) -> None:
-        inputs, width, positions, dtype = self.inputs, self.width, self.positions, self.dtype
-        self.encoder = (
-            nnx.Embed(self.vocabulary, width, dtype=dtype, rngs=rngs)
-            if self.vocabulary
-            # Fan-in counts the positions: the two products are one, of the concatenated input.
-            else linear(inputs, width, dtype=dtype, kernel_init=_lecun(inputs + positions), rngs=rngs)
-        )
-        fan_in = positions + (width if self.vocabulary else inputs)
-        self.position_encoder = nnx.data(
-            linear(positions, width, use_bias=False, dtype=dtype, kernel_init=_lecun(fan_in), rngs=rngs)
-            if positions
-            else None
-        )
-
     def _encode(self, x: Array, position: Array) -> Array:
-        x = self.encoder(x)
+        x = self.encoder(known_tokens(x, self.vocabulary) if self.vocabulary else x)
         if self.position_encoder is not None:
             precise = jnp.promote_types(x.dtype, jnp.float32)
             x = x + self.position_encoder(sinusoidal_positions(position, self.positions, precise))
         return x if self.dtype is None else x.astype(self.dtype)
 
-    def _normed(self, x: Array) -> Array:
+    def _normed(self, x: Array, real: Array | None = None, training: bool = False) -> Array:
         """What is pooled, in float32 at least: a sum over many steps in bfloat16 would stop growing."""
-        x = self.norm(x)
+        x = x if self.norm is None else normed(self.norm, x, real, training)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def _known(self, x: Array) -> Array:
-        """Inputs whose tokens are all in the vocabulary; an unknown one is refused, or inside `jit` embedded as NaN."""
-        if not self.vocabulary:
-            return x
-        values = concrete(x)
-        if values is None:
-            # The embedding reads NaN behind its end, but counts a negative token from there.
-            return jnp.where(x < 0, self.vocabulary, x)
-        if values.size and not 0 <= values.min() <= values.max() < self.vocabulary:
-            raise ValueError(
-                f"tokens must be from 0 to {self.vocabulary - 1}, as the vocabulary has {self.vocabulary}, "
-                f"got {values.min()} to {values.max()}"
-            )
-        return x
 
     def _state(self, state: ModelState | None, batch_shape: tuple[int, ...]) -> ModelState:
         if state is None:
@@ -261,39 +246,8 @@ class SequenceModel(nnx.Module):
             raise ValueError(f"state must be a ModelState of batch shape {batch_shape}, got {given}")
         return state
 
-    def _check(self, x: Array, time: bool) -> tuple[int, ...]:
-        """The batch shape of inputs of the right shape and dtype."""
-        axis = "T, " if time else ""
-        if self.vocabulary:
-            fits = jnp.issubdtype(jnp.result_type(x), jnp.integer) and jnp.ndim(x) >= time
-            expected = f"int tokens (..., {axis[:-2]})".replace(", )", ")")
-        else:
-            fits = jnp.issubdtype(jnp.result_type(x), jnp.floating) and jnp.shape(x)[-1:] == (self.inputs,)
-            fits = fits and jnp.ndim(x) >= 1 + time
-            expected = f"floating-point features (..., {axis}{self.inputs})"
-        if not fits or 0 in jnp.shape(x):
-            given = f"{getattr(x, 'dtype', type(x).__name__)} {jnp.shape(x)}"
-            raise ValueError(f"the model takes {expected}, got {given}")
-        inner = time + (not self.vocabulary)
-        return jnp.shape(x)[: jnp.ndim(x) - inner]
-
-
-def _check_sizes(inputs: int, outputs: int, width: int, state_size: int, vocabulary: int, positions: int) -> None:
-    sizes = {"outputs": (outputs, 1), "width": (width, 1), "state_size": (state_size, 1)}
-    for name, (size, least) in (sizes | {"inputs": (inputs, 0), "vocabulary": (vocabulary, 0)}).items():
-        if not isinstance(size, numbers.Integral) or size < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {size!r}")
-    if (inputs > 0) == (vocabulary > 0):
-        raise ValueError(f"either inputs or vocabulary must be positive, got {inputs} and {vocabulary}")
-    if not isinstance(positions, numbers.Integral) or positions < 0 or positions % 2:
-        raise ValueError(f"positions must be an even number of channels, got {positions}")
-
 
 def _floating(dtype: DTypeLike | None) -> jnp.dtype | None:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f'dtype must be floating-point, such as "bfloat16", got {jnp.dtype(dtype).name}')
     return None if dtype is None else jnp.dtype(dtype)
-
-
-def _lecun(fan_in: int) -> nnx.Initializer:
-    return nnx.initializers.normal(fan_in**-0.5)

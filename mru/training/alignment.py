@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 import mru.cells
@@ -43,6 +44,11 @@ def require(model: SequenceModel) -> None:
                 f"train.feedback = alignment, allowed: backpropagation, as {type(cell).__name__} can not learn by "
                 f"alignment; cells that can: {', '.join(able)}"
             )
+    if jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+        raise ValueError(
+            "train.feedback = alignment, allowed: backpropagation, or model.norm = layer or rms, as the error of one "
+            "example would go to all of a batch"
+        )
     if model.bidirectional:
         raise ValueError("train.feedback = alignment, allowed: backpropagation, or model.bidirectional = false")
 

@@ -86,6 +86,9 @@ def checked(config: Config) -> Config:
         raise ValueError(
             "model.bidirectional = True, allowed: false, or task.retention = []: that curve is streamed step by step"
         )
+    rise = config.optimizer.warmup_steps
+    if rise is not None and rise >= config.train.steps:
+        raise ValueError(f"optimizer.warmup_steps = {rise}, allowed: below train.steps = {config.train.steps}, or null")
     try:
         estimate.check_cells(config)
         built = nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import logging
 import sys
 import warnings
@@ -27,6 +28,9 @@ from mru.training.messages import RunFailed, UserError, say
 from mru.training.progress import Progress
 from mru.training.trainer import TrainState
 from mru.training.workdir import MAY_CHANGE, mark_first
+
+# What a run has learned, which another one can start from: parameters, and what goes with them.
+LEARNED = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
 def save(writer: Writer, config: Config, state: TrainState, progress: Progress) -> None:
@@ -69,7 +73,8 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     if not all(isinstance(about.get(name), dict) for name in ("model", "progress")):
         raise Damaged(f"checkpoint {step} lacks its model or progress")
     fixed = {name: x for name, x in model_arguments(config).items() if f"model.{name}" not in MAY_CHANGE}
-    if fixed != {name: about["model"].get(name) for name in fixed}:
+    held = _defaults() | about["model"]
+    if fixed != {name: held.get(name) for name in fixed}:
         raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
     found = checkpoint.restore(config.workdir, step, **target)
     try:  # format 1 was saved whatever it was
@@ -80,6 +85,12 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
     return TrainState(params, others, *rest), Progress.from_json(about["progress"])
+
+
+def _defaults() -> dict[str, Any]:
+    """What a model is where a checkpoint does not say: an argument that a version did not have is its default."""
+    arguments = inspect.signature(SequenceModel.__init__).parameters.values()
+    return {x.name: x.default for x in arguments if x.default is not x.empty}
 
 
 def arrays(state: TrainState) -> dict[str, dict[str, jax.Array]]:
@@ -145,7 +156,7 @@ def check_source(config: Config) -> None:
         return
 
     def shapes(state: nnx.State[Any, Any]) -> dict[str, tuple[int, ...]]:
-        return {name: x.shape for name, x in checkpoint.flatten(nnx.filter_state(state, nnx.Param)).items()}
+        return {name: x.shape for name, x in checkpoint.flatten(nnx.filter_state(state, LEARNED)).items()}
 
     wanted = shapes(nnx.state(nnx.eval_shape(lambda: config.make_model(nnx.Rngs(0)))))
     with _source(config.init_from) as (_, state):
@@ -163,15 +174,21 @@ def check_source(config: Config) -> None:
 
 
 def started_from(workdir: str, state: TrainState) -> TrainState:
-    """`state` with the parameters of another run: of its best checkpoint, as `mru.load` takes it."""
-    wanted, rest = checkpoint.flatten(state.params), state.step.sharding
+    """`state` with the parameters of another run, and the running statistics that it has of them.
+
+    They are those of its best checkpoint, as `mru.load` takes it.
+    """
+    statistics = nnx.filter_state(state.rest, nnx.BatchStat)
+    wanted = checkpoint.flatten(state.params) | checkpoint.flatten(statistics)
+    rest = state.step.sharding
     with _source(workdir) as (step, held):
         like = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[name].sharding if name in wanted else rest)
             for name, x in checkpoint.flatten(held).items()
         }
         found = checkpoint.restore(workdir, step, model=like)
-    return dataclasses.replace(state, params=checkpoint.unflatten(state.params, found["model"]))
+    params, statistics = (checkpoint.unflatten(x, found["model"]) for x in (state.params, statistics))
+    return dataclasses.replace(state, params=params, rest=nnx.merge_state(state.rest, statistics))
 
 
 @functools.cache

@@ -35,6 +35,11 @@ class ModelConfig(Section):
         dropout: Dropout rate on the residual branches.
         pooling: What the head reads; the task's own choice if null.
         bidirectional: Run every cell in both directions.
+        norm: What the blocks normalise with; batch keeps running statistics for evaluation.
+        prenorm: Each branch of a block normalises what it reads; if false, the sum with what it adds.
+        final_norm: Normalise once more after the last block.
+        activation: What follows the cells of a block, as S5 and LRU have it; GELU alone, or with a gate (GLU).
+        conv: Steps that a causal convolution of each channel before the cells sees, from 2 to 64; 0 for none.
         options: Further arguments of cells by registry name, such as {s5: {discretization: bilinear}}.
         dtype: Precision (dtype) of the computation; parameters and states are float32 in any case.
         method: Method of mru.scan; of one kind of cell by its options, such as {brc: {method: newton}}.
@@ -51,6 +56,11 @@ class ModelConfig(Section):
     dropout: NonNegativeFloat = 0.0
     pooling: Literal["mean", "last", "none"] | None = None
     bidirectional: bool = False
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    prenorm: bool = True
+    final_norm: bool = True
+    activation: Literal["gelu", "half_glu1", "half_glu2", "full_glu"] | None = None
+    conv: NonNegativeInt = 0
     options: dict[str, dict[str, Plain]] = dataclasses.field(default_factory=dict)
     dtype: Literal["float32", "bfloat16"] = "float32"
     method: Literal["auto", "sequential", "associative"] = "auto"
@@ -70,6 +80,7 @@ class ModelConfig(Section):
     def _check(self) -> None:
         self._require("dropout", self.dropout < 1, "at least 0 and below 1")
         self._require("positions", self.positions % 2 == 0, "an even number")
+        self._require("conv", self.conv == 0 or 2 <= self.conv <= 64, "0, or from 2 to 64")
         self._require("cells", 1 <= len(self.names) <= 1000, "at least one name, and no more than 1,000")
         for name in self.names:
             if name not in mru.cells.names():
@@ -93,6 +104,7 @@ class OptimizerConfig(Section):
         weight_decay: Decoupled weight decay of the matrices.
         state_lr_factor: Learning rate of the parameters of state updates over that of the others.
         warmup: Fraction of the steps with linearly rising learning rate.
+        warmup_steps: Steps of that rise, whatever train.steps is; if null, the fraction warmup of them.
         final: Learning rate at the end over its peak.
         clip: Largest global norm of the gradient.
         b1: Decay of the first moment.
@@ -107,6 +119,7 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = 0.01
     state_lr_factor: PositiveFloat = 1.0
     warmup: NonNegativeFloat = 0.1
+    warmup_steps: NonNegativeInt | None = None
     final: NonNegativeFloat = 0.01
     clip: PositiveFloat | None = 1.0
     b1: NonNegativeFloat = 0.9

@@ -36,7 +36,8 @@ class TrainState:
 
     Attributes:
         params: Parameters.
-        rest: Other variables of the model; scheduled scalars have the value that is due at `step`.
+        rest: Other variables of the model: running statistics, and scheduled scalars, which have the value that is due
+            at `step`.
         optimizer: State of the optimiser.
         step: Steps done, int32.
     """
@@ -60,7 +61,7 @@ class Trainer:
     def __init__(self, config: Config, mesh: Mesh):
         self.config, self.mesh, self.task = config, mesh, config.task
         o, steps = config.optimizer, config.train.steps
-        warmup = min(round(o.warmup * steps), steps - 1)
+        warmup = o.warmup_steps if o.warmup_steps is not None else min(round(o.warmup * steps), steps - 1)
         self.rate = optax.warmup_cosine_decay_schedule(o.lr * 0.01, o.lr, warmup, steps, o.lr * o.final)
         self.transform = optimizer.adamw(
             self.rate,
@@ -115,7 +116,9 @@ class Trainer:
         given = self.task.model_inputs(batch)
 
         def model_of(params: nnx.State[Any, Any]) -> Any:
-            return self._merged(params, state.rest, writing)
+            # Made anew here, as only variables of this trace can be changed: batch norm does, in training.
+            rest = jax.tree.map(lambda x: x, state.rest)
+            return self._merged(params, rest, writing)
 
         def outputs_of(model: Any, capture: dict[str, jax.Array] | None = None) -> jax.Array:
             rngs = nnx.Rngs(dropout=key)  # made here, as it counts what it is asked for
@@ -125,15 +128,20 @@ class Trainer:
             metrics = {name: x.mean() for name, x in self.task.metrics(outputs, batch).items()}
             return self.task.loss(outputs, batch).mean(), metrics
 
+        def forward(params: nnx.State[Any, Any]) -> tuple[jax.Array, Any]:
+            model = model_of(params)
+            loss, metrics = loss_of(outputs_of(model))
+            return loss, (metrics, nnx.merge_state(state.rest, nnx.state(model, nnx.BatchStat)))
+
         if self.config.train.feedback == "alignment":
             learn = alignment.value_and_grad(model_of, outputs_of, loss_of, given, self.feedback_key)
+            ((loss, metrics), gradient), rest = learn(state.params), state.rest
         else:
-            learn = jax.value_and_grad(lambda params: loss_of(outputs_of(model_of(params))), has_aux=True)
-        (loss, metrics), gradient = learn(state.params)
+            (loss, (metrics, rest)), gradient = jax.value_and_grad(forward, has_aux=True)(state.params)
         updates, new = self.transform.update(gradient, state.optimizer, state.params)
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         params, step = optax.apply_updates(state.params, updates), state.step + 1
-        return TrainState(params, self._scheduled(state.rest, step), new, step), metrics
+        return TrainState(params, self._scheduled(rest, step), new, step), metrics
 
     def compile(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable[..., Any]:
         """Several train steps in one call, batches (K, B, ...): the state after them and the metrics of each, (K,)."""
