@@ -8,7 +8,7 @@ import tasks
 from tasks import _listops
 
 ListOps = tasks.get("listops")
-WORDS = {token: word for token, word in enumerate(["_", *"0123456789", "MIN", "MAX", "MED", "SM", "]"])}
+WORDS = dict(enumerate(["_", *"0123456789", "MIN", "MAX", "MED", "SM", "]"]))
 
 
 def tree(tokens):
@@ -141,7 +141,7 @@ def drawn(index, split=0, seed=0):
                 else:
                     node.append(1 + ((word % 2**32) * 10 >> 32))
             level, depth = below, depth + 1
-        if not level and 501 <= length:
+        if not level and length >= 501:
             return flat(root)
 
 
