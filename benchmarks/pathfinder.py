@@ -28,7 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.measure import parser, report
 from mru.plots import style
-from tasks import _parallel, _pathfinder
+from tasks import _pathfinder
+from tasks._datasets import computed
 
 FEW, TESTED, TIMED = 20000, 5000, 10000
 Arrays = dict[str, np.ndarray]
@@ -46,19 +47,13 @@ def shown(split: str, indices: np.ndarray) -> Arrays:
     }
 
 
-def made(split: str, size: int) -> Arrays:
-    """What `shown` gives for the first images of a split, made by all cores."""
-    parts = list(_parallel.chunks(shown, split, size))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def speeds() -> Iterator[dict[str, Any]]:
     """Seconds for images of each resolution, the start of the processes included."""
     for resolution in _pathfinder.DRAWINGS:
         generate = functools.partial(_pathfinder.generate, 0, resolution)
         began = time.perf_counter()
-        for _ in _parallel.chunks(generate, "train", TIMED, processes=2):
-            pass
+        with computed.workers(2) as pool:
+            computed.compute(pool, generate, "train", TIMED)
         yield {"what": f"{TIMED:,} images of {resolution} x {resolution}", "seconds": time.perf_counter() - began}
 
 
@@ -134,7 +129,9 @@ def convolutional(train: Arrays, test: Arrays, epochs: int, batch: int = 100) ->
 
 def rows(images: int, epochs: int) -> Iterator[dict[str, Any]]:
     yield from speeds()
-    train, test = made("train", images), made("test", TESTED)
+    with computed.workers() as pool:
+        train = computed.compute(pool, shown, "train", images)
+        test = computed.compute(pool, shown, "test", TESTED)
     share = float(test["targets"].mean())
     yield {"what": "the more frequent class", "accuracy": max(share, 1 - share)}
     views = {

@@ -8,6 +8,8 @@ import numpy as np
 
 from tasks.base import streams
 
+SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
+
 DEPTH = 10
 MOST_ARGUMENTS = 10
 SHORTEST, LONGEST = 501, 1999

@@ -8,6 +8,8 @@ from tasks import _paint, _snakes
 from tasks._snakes import Snakes
 from tasks.base import streams
 
+SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
+
 # Snakes that are drawn at a time, of which those that go together are taken.
 _LONG, _SHORT = 48, 96
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jax import Array
 
 from tasks import _listops
-from tasks.base import Task, accuracy, cross_entropy
+from tasks._computed import Computed
 
 
 @dataclass(frozen=True)
-class ListOps(Task, name="listops"):
+class ListOps(Computed, name="listops"):
     """Nested operators on digits, as `MAX 4 MIN 2 3 ] SM 1 9 ] ]`; the target is the value, one of 10 classes.
 
     Operators are MIN, MAX, MED (the median, truncated to an integer) and SM (the sum modulo 10), each of 2 to 10
@@ -25,29 +24,24 @@ class ListOps(Task, name="listops"):
     A token is 0 for padding, 1 + d for the digit d, 11 to 14 for MIN, MAX, MED, SM, and 15 for the bracket that closes
     an operator. Brackets that open would say no more than the operator after them, and are left out. Expressions are
     padded to T = 2,000 and `lengths` are given. The most frequent class, 0, is the value of about 17 %.
+
+    Computing one takes about 0.3 ms; `python -m tasks.prepare listops` does it once for all.
     """
 
     length: ClassVar[int] = _listops.LENGTH
     vocabulary: ClassVar[int] = _listops.VOCABULARY
     outputs: ClassVar[int] = 10
     pooling: ClassVar[str] = "mean"
-    metric: ClassVar[str] = "accuracy"
-    goal: ClassVar[str] = "max"
     chance: ClassVar[float] = 0.17
+    dataset: ClassVar[str] = "listops"
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of examples of each split."""
-        return {"train": 96000, "validation": 2000, "test": 2000}
+        return _listops.SIZES
+
+    def _generate(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return _listops.generate(self.seed, split, indices)
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        made = _listops.generate(self.seed, split, indices)
-        return {name: array.astype(np.int32) for name, array in made.items()}
-
-    def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
-        """Cross-entropy in nats, float32 `(B,)`, of logits `(B, 10)` against classes `(B,)`."""
-        return cross_entropy(outputs, batch["targets"])
-
-    def metrics(self, outputs: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        """`accuracy`, float32 `(B,)`: 1 where the value is right."""
-        return {"accuracy": accuracy(outputs, batch["targets"])}
+        return {name: array.astype(np.int32) for name, array in self._made(split, indices).items()}

@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jax import Array
 
 from tasks import _pathfinder
-from tasks.base import Task, accuracy, cross_entropy
+from tasks._computed import Computed
 
 
 @dataclass(frozen=True)
-class _Images(Task):
+class _Images(Computed):
     """What all images share; a subclass says their `resolution`, the side in pixels."""
 
     resolution: ClassVar[int]
     features: ClassVar[int] = 1
     outputs: ClassVar[int] = 2
     pooling: ClassVar[str] = "mean"
-    metric: ClassVar[str] = "accuracy"
-    goal: ClassVar[str] = "max"
     chance: ClassVar[float] = 0.5
 
     @property
@@ -35,22 +32,21 @@ class _Images(Task):
     @property
     def sizes(self) -> dict[str, int]:
         """Number of examples of each split."""
-        return {"train": 160000, "validation": 20000, "test": 20000}
+        return _pathfinder.SIZES
+
+    @property
+    def _set(self) -> str:
+        return f"pathfinder_{self.resolution}"
+
+    def _generate(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return _pathfinder.generate(self.seed, self.resolution, split, indices)
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        made = _pathfinder.generate(self.seed, self.resolution, split, indices)
+        made = self._made(split, indices)
         inputs = made["inputs"].reshape(len(indices), self.length, 1).astype(np.float32)
         inputs *= np.float32(1 / 127.5)
         inputs -= np.float32(1)
         return {"inputs": inputs, "targets": made["targets"].astype(np.int32)}
-
-    def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
-        """Cross-entropy in nats, float32 `(B,)`, of logits `(B, 2)` against classes `(B,)`."""
-        return cross_entropy(outputs, batch["targets"])
-
-    def metrics(self, outputs: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        """`accuracy`, float32 `(B,)`: 1 where the class is right."""
-        return {"accuracy": accuracy(outputs, batch["targets"])}
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,16 @@ class Pathfinder(_Images, name="pathfinder"):
     are both ends of one long curve, or one end of each. The class is drawn with equal probability and decides nothing
     but that: the curves do not depend on it, and the dots are about as far apart as they would be in the other class.
 
+    Computing an image takes 2 or 3 ms, which is slow; `python -m tasks.prepare pathfinder_32` (or 64, 128) does it once
+    for all.
+
     Attributes:
         resolution: Side of the image in pixels, 32, 64 or 128; T is its square.
     """
 
     resolution: int = 32
+
+    dataset: ClassVar[str] = "pathfinder_32"
 
     def _validate(self) -> None:
         super()._validate()
@@ -79,3 +80,4 @@ class PathX(_Images, name="path_x"):
     """Pathfinder at 128 x 128 pixels: T = 16,384, otherwise as `pathfinder`."""
 
     resolution: ClassVar[int] = 128
+    dataset: ClassVar[str] = "pathfinder_128"
