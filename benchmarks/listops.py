@@ -8,11 +8,10 @@ The other program reads tokens from left to right with a stack, one expression a
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.measure import parser, report
+from benchmarks.measure import parser, report, timed
 from tasks import _listops
 from tasks._datasets import computed
 
@@ -46,10 +45,9 @@ def _apply(operator: int, ascending: list[int]) -> int:
 def rows() -> Iterator[dict[str, Any]]:
     generate = functools.partial(_listops.generate, 0)
     for split, size in _listops.SIZES.items():
-        began = time.perf_counter()
-        with computed.workers(2) as pool:
+        with timed() as seconds, computed.workers(2) as pool:
             made = computed.compute(pool, generate, split, size)
-        seconds, lengths = time.perf_counter() - began, made["lengths"]
+        lengths = made["lengths"]
         wrong = sum(
             value(tokens[:length].tolist()) != int(target)
             for tokens, length, target in zip(made["inputs"], lengths, made["targets"])
@@ -57,7 +55,7 @@ def rows() -> Iterator[dict[str, Any]]:
         yield {
             "split": split,
             "examples": size,
-            "seconds": round(seconds, 1),
+            **seconds,
             "shortest": int(lengths.min()),
             "mean": float(lengths.mean()),
             "longest": int(lengths.max()),

@@ -26,13 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.measure import parser, report
+from benchmarks.measure import parser, report, timed
 from mru.plots import style
 from tasks import _pathfinder
 from tasks._datasets import computed
 from tasks.base import streams
 
-TRAINED, TESTED, TIMED = 10000, 5000, 10000
+TRAINED, TESTED = 10000, 5000
+TIMED = {32: 10000, 64: 1000, 128: 1000}
 # Dashes of a long curve, number of images, and epochs of each lesson of the network.
 LESSONS = ((3, 5000, 3), (5, 5000, 3), (8, 5000, 3), (11, 5000, 3), (14, TRAINED, 6))
 BATCH = 64
@@ -49,13 +50,12 @@ def shown(dashes: int, split: str, indices: np.ndarray) -> Arrays:
 
 
 def speeds() -> Iterator[dict[str, Any]]:
-    """Seconds for images of each resolution, the start of the processes included."""
-    for resolution in _pathfinder.DRAWINGS:
+    """Seconds for images of each resolution, and seconds of processor time; the start of the processes included."""
+    for resolution, images in TIMED.items():
         generate = functools.partial(_pathfinder.generate, 0, resolution)
-        began = time.perf_counter()
-        with computed.workers(2) as pool:
-            computed.compute(pool, generate, "train", TIMED)
-        yield {"what": f"{TIMED:,} images of {resolution} x {resolution}", "seconds": time.perf_counter() - began}
+        with timed() as seconds, computed.workers(2) as pool:
+            computed.compute(pool, generate, "train", images)
+        yield {"what": f"{images:,} images of {resolution} x {resolution}", **seconds}
 
 
 def counts(images: np.ndarray) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +28,23 @@ SEED = 0
 @contextlib.contextmanager
 def workers(processes: int | None = None) -> Iterator[Executor]:
     """That many processes, one for each core if None; what they have not begun is dropped at the end."""
-    # Forked processes would hold the locks that threads of JAX had at that moment. An interrupt is for this process.
-    context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(processes, context, signal.signal, ignored)
+    # Forked processes would hold the locks that threads of JAX had at that moment.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """What a worker does first: it leaves interrupts to the process that started it, and ends when that does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def compute(pool: Executor, generate: Generate, split: str, size: int) -> dict[str, np.ndarray]:

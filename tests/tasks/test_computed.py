@@ -1,5 +1,11 @@
 """Sets that are computed: prepared, they are what tasks compute without them."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +13,7 @@ import tasks
 from tasks import _listops, prepare
 from tasks._datasets import SETS, computed, store
 
+ROOT = Path(__file__).parents[2]
 SIZES = {"train": 410, "validation": 3, "test": 2}
 
 
@@ -47,6 +54,37 @@ def test_damaged_set_says_the_command(tmp_path):
         tasks.get("pathfinder")(resolution=64, data_dir=str(tmp_path)).examples("train", np.arange(2))
     # The other resolutions are not there, and computed.
     assert tasks.get("pathfinder")(data_dir=str(tmp_path)).examples("train", np.arange(2))["inputs"].shape[1] == 1024
+
+
+KILLED = """
+import os, time
+from tasks._datasets import computed
+if __name__ == "__main__":
+    with computed.workers(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    (tmp_path / "main.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment, stdout=subprocess.PIPE) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+    end = time.monotonic() + 60
+    while running(worker):
+        assert time.monotonic() < end, "the worker goes on"
+        time.sleep(0.1)
+
+
+def running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", ["listops", *(f"pathfinder_{side}" for side in (32, 64, 128))])
