@@ -1,7 +1,8 @@
 """Random dashed snakes for Pathfinder, and whether they touch.
 
-Lengths are in pixels, directions in 1,024ths of a turn. The directions' vectors are rounded to multiples of 2^-14, so
-that every sum and product that decides where a snake lies is exact in float64, and the same on any machine.
+Lengths are in pixels, directions in 1,024ths of a turn. The vectors of the directions are rounded to multiples of 2^-14,
+so that they are the same whoever computes cosines. All else is sums, products and square roots of float64, of which IEEE
+754 fixes every bit: a snake is the same on any machine.
 """
 
 from dataclasses import dataclass
@@ -84,10 +85,10 @@ def keep_apart(a: np.ndarray, b: np.ndarray, margin: float) -> np.ndarray:
 
 
 def untangled(snakes: Snakes, margin: float) -> np.ndarray:
-    """Whether each snake keeps `margin` from itself, bool `(n,)`; two dashes on, it may come near."""
+    """Whether each snake keeps `margin` from itself, bool `(n,)`: any two points that are two dashes apart or more."""
     x, y = np.moveaxis(snakes.points, -1, 0)
-    near = np.ones(len(x), bool)
-    for apart in range(4, x.shape[1]):
-        dx, dy = x[:, apart:] - x[:, :-apart], y[:, apart:] - y[:, :-apart]
-        near &= (dx * dx + dy * dy >= margin * margin).all(1)
-    return near
+    clear = np.ones(len(x), bool)
+    for steps in range(4, x.shape[1]):
+        dx, dy = x[:, steps:] - x[:, :-steps], y[:, steps:] - y[:, :-steps]
+        clear &= (dx * dx + dy * dy >= margin * margin).all(1)
+    return clear
