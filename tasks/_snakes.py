@@ -1,8 +1,8 @@
 """Random dashed snakes for Pathfinder, and whether they touch.
 
-Lengths are in pixels, directions in 1,024ths of a turn. The vectors of the directions are rounded to multiples of 2^-14,
-so that they are the same whoever computes cosines. All else is sums, products and square roots of float64, of which IEEE
-754 fixes every bit: a snake is the same on any machine.
+Lengths are in pixels, directions in 1,024ths of a turn. The vectors of the directions are rounded to multiples of
+2^-14, so that they are the same whoever computes cosines. All else is sums, products and square roots of float64, of
+which IEEE 754 fixes every bit: a snake is the same on any machine.
 """
 
 from dataclasses import dataclass
