@@ -9,6 +9,7 @@ compared are timed in turn.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import json
@@ -18,7 +19,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -91,6 +92,17 @@ def _clock(f, count, *args):
         result = f(*args)
     jax.block_until_ready(result)
     return (time.perf_counter() - began) / count
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[dict[str, float]]:
+    """A dictionary that has, afterwards, `seconds` and the `processor_seconds` of processes that ended inside."""
+    held: dict[str, float] = {}
+    began, before = time.perf_counter(), os.times()
+    yield held
+    after = os.times()
+    held["seconds"] = round(time.perf_counter() - began, 1)
+    held["processor_seconds"] = round(sum(after[2:4]) - sum(before[2:4]), 1)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

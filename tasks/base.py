@@ -137,19 +137,24 @@ class Generated(Task):
         return {"train": ENDLESS, "validation": self.held_out, "test": self.held_out}
 
     def _streams(self, split: str, indices: np.ndarray) -> Iterator[np.random.Generator]:
-        """A random generator for each index, valid until the next is taken.
+        """`streams` of this task and seed."""
+        return streams(self.name, self.seed, split, indices)
 
-        Task, seed and split are the key of a counter-based bit generator (Philox 4x64, Salmon et al. 2011) and the
-        index is the top word of its counter, so no two streams overlap. NumPy promises the same bits for ever, and the
-        same normal numbers until a release note says otherwise (NEP 19).
-        """
-        bits = np.random.Philox(key=_key(self.name, self.seed, split))
-        # Moving one generator costs a tenth of making one, and the making would dominate short examples.
-        generator, state = np.random.Generator(bits), bits.state
-        for index in indices:
-            state["state"]["counter"][3] = index
-            bits.state = state
-            yield generator
+
+def streams(name: str, seed: int, split: str, indices: np.ndarray) -> Iterator[np.random.Generator]:
+    """A random generator for each index, valid until the next is taken.
+
+    Task, seed and split are the key of a counter-based bit generator (Philox 4x64, Salmon et al. 2011) and the index is
+    the top word of its counter, so no two streams overlap. NumPy promises the same bits for ever, and the same normal
+    numbers until a release note says otherwise (NEP 19).
+    """
+    bits = np.random.Philox(key=_key(name, seed, split))
+    # Moving one generator costs a tenth of making one, and the making would dominate short examples.
+    generator, state = np.random.Generator(bits), bits.state
+    for index in indices:
+        state["state"]["counter"][3] = index
+        bits.state = state
+        yield generator
 
 
 @functools.cache

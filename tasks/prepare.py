@@ -72,7 +72,7 @@ def listed(data_dir: str | None = None) -> str:
             f"    tasks: {', '.join(readers)}; licence: {dataset.licence}",
             f"    originals: {dataset.source}",
         ]
-        if not found.path and dataset.forms:
+        if not found.path and any(form.files for form in dataset.forms):
             lines.append(f"    --source takes {preparation.files_of(dataset)}")
     return "\n".join(lines)
 

@@ -66,6 +66,11 @@ class DataSet:
     reads_builder: bool = False
 
     @property
+    def computed(self) -> bool:
+        """Whether it is made of nothing."""
+        return any(not form.files for form in self.forms)
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Subfolders of a folder of originals that are looked into."""
         return (self.name, self.name.replace("_", "-"))

@@ -74,7 +74,9 @@ def prepare(dataset: DataSet, data_dir: str | None, source: str | None) -> str:
 
 def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
     downloads = path.with_name("downloads")
-    if source is not None:
+    if dataset.computed:
+        made_from, arrays = "nothing, they are computed", dataset.forms[0].arrays([])
+    elif source is not None:
         form, files = _in_source(dataset, Path(source).expanduser())
         made_from, arrays = ", ".join(file.name for file in form.files[:4]), form.arrays(files)
     elif dataset.from_builder and importlib.util.find_spec("tensorflow"):
