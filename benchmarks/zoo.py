@@ -9,38 +9,19 @@ of a machine that is shared. The summaries of all runs go beside the table, as J
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
-import functools
-import json
 import pathlib
 import statistics
-import subprocess
 import sys
 from typing import Any
 
-from mru.training import summary
+import jax
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.grid import ROOT, SEED, grid, train_all
+from benchmarks.sweep import save, spread
+from mru.training.messages import RunFailed, UserError, error_line
+
 GALLERY = ROOT / "configs" / "zoo"
 BAR = 0.90
-
-
-def trained(workdir: pathlib.Path, run: tuple[str, int]) -> dict[str, Any]:
-    """The summary of one run, which is trained if it is not complete.
-
-    Raises:
-        SystemExit: It failed; its last line says why.
-    """
-    name, seed = run
-    folder = workdir / f"{name}-{seed}"
-    command = [sys.executable, "train.py", "--config", f"configs/zoo/{name}.yaml"]
-    command += ["--train.seed", str(seed), "--workdir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
-    found = summary.read(folder / "summary.json")
-    print(f"{name:14} seed {seed}  test {found['test'][found['metric']]:.4f}", flush=True)
-    return {"name": name, **found}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -49,10 +30,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(run["name"] for run in runs):
         same = [run for run in runs if run["name"] == name]
         accuracy = [run["test"][run["metric"]] for run in same]
-        spread = f" ± {statistics.stdev(accuracy):.4f}" if len(same) > 1 else ""
         seconds = statistics.mean(run["seconds"]["wall"] for run in same)
         speed = statistics.mean(run["steps_per_second"] for run in same)
-        shown = f"{statistics.mean(accuracy):.4f}{spread}{'' if statistics.mean(accuracy) >= BAR else ' (*)'}"
+        shown = f"{spread(accuracy)}{'' if statistics.mean(accuracy) >= BAR else ' (*)'}"
         rows.append(f"| `{name}` | {shown} | {len(same)} | {same[0]['parameters']:,} | {seconds:.0f} | {speed:.1f} |")
     return "\n".join(rows)
 
@@ -80,15 +60,20 @@ def main() -> None:
     given = arguments.parse_args()
     if unknown := sorted({*given.names} - {*known}):
         arguments.error(f"no configs/zoo/{unknown[0]}.yaml; there are {', '.join(known)}")
-    runs = [(name, seed) for name in given.names or known for seed in range(given.seeds)]
-    with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
-        found = list(pool.map(functools.partial(trained, given.workdir), runs))
+    files = [f"configs/zoo/{name}.yaml" for name in given.names or known]  # as results name them, on any machine
+    try:
+        runs = grid({"config": files, SEED: [str(seed) for seed in range(given.seeds)]}, given.workdir)
+        summaries = train_all(runs, given.jobs)
+    except (UserError, RunFailed) as error:
+        raise SystemExit(error_line(error)) from None
+    found = [{"name": run.name, **held} for run, held in zip(runs, summaries, strict=True)]
     text = page(found, " ".join(["python -m benchmarks.zoo", *sys.argv[1:]]))
     print(text)
     if given.out:
-        given.out.write_text(text)
-        given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        save(given.out, text, found)
 
 
 if __name__ == "__main__":
+    # To check configs asks JAX for devices, and with them for their memory, which is for the runs.
+    jax.config.update("jax_platforms", "cpu")
     main()

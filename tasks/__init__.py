@@ -13,7 +13,7 @@ from tasks.base import REGISTRY, Task
 __all__ = ["REGISTRY", "MissingData", "Task", "get", "names"]
 
 # Modules of this package that hold no task.
-_PLUMBING = {"base", "prepare"}
+_PLUMBING = {"base", "generate", "prepare"}
 
 
 def _import_all() -> None:

@@ -85,16 +85,21 @@ IMDB = DataSet(
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def tokens_of(text: str) -> np.ndarray:
-    """The tokens of a text, uint8 `(len(text),)`.
+def tokens_of(text: str, characters: str = CHARACTERS, what: str = "the text") -> np.ndarray:
+    """The tokens of a text, uint8 `(len(text),)`: the places of its characters.
+
+    Args:
+        text: The text.
+        characters: All that it may have, at most 256.
+        what: What a message calls the text.
 
     Raises:
-        ValueError: It has a character that tiny Shakespeare has not.
+        ValueError: It has another character.
     """
-    strange = sorted(set(text) - set(CHARACTERS))
+    strange = sorted(set(text) - set(characters))
     if strange:
-        raise ValueError(f"the text has {strange[0]!r}, which is none of the {len(CHARACTERS)} characters")
-    return np.array([CHARACTERS.index(c) for c in text], np.uint8)
+        raise ValueError(f"{what} has {strange[0]!r}, which is none of the {len(characters)} characters")
+    return np.array([characters.index(c) for c in text], np.uint8)
 
 
 def _from_text(paths: list[Path]) -> Arrays:
