@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib import image
 
@@ -35,8 +36,10 @@ def test_code_block(number):
 
 
 @pytest.mark.parametrize("command", TRAIN)
-def test_train_command_parses(command, monkeypatch):
+def test_train_command_parses(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    np.savez(tmp_path / "data.npz", x=np.zeros((20, 3)), y=np.arange(20) % 2)  # the user's own
+    command = command.replace("data.npz", str(tmp_path / "data.npz"))
     command = re.sub(r"\[[^]]*\]|`.*|[&;\"].*|\\$", "", command)
     argv = [word.replace("$i", "1") for word in shlex.split(command)[2:]]
     if "--distributed.coordinator_address" in argv:  # goes on in the next line
@@ -64,13 +67,18 @@ def test_every_cell_has_its_row():
 
 def test_the_tables_of_results_are_what_was_measured():
     table = re.findall(r"^\| `configs/(\w+)/(\w+)\.yaml`[^|]*\| (.*) \|$", README, re.M)
-    assert {task for task, *_ in table} == {"copy_first", "evidence", "psmnist"}
+    assert {task for task, *_ in table} == {"copy_first", "evidence", "mod_k", "psmnist"}
     lengths = {"copy_first": ("200", "20000", "1000000"), "evidence": ("200", "2000")}
     for task, name, shown in table:
         runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / task).glob(f"{name}*.json"))]
         if task == "psmnist":
             accuracy = ", ".join(f"{run['test']['accuracy']:.4f}" for run in runs)
             assert shown == f"{accuracy} | " + ", ".join(f"{run['seconds']['wall']:.0f} s" for run in runs)
+        elif task == "mod_k":
+            five, two = (json.loads((ROOT / "results" / task / f"{x}{name}.json").read_text()) for x in ("", "parity_"))
+            curve = [run["retention"][length] for run in (five, two) for length in ("64", "4096")]
+            for value, found in zip(shown.split(" | "), curve, strict=True):
+                assert value == f"{found:.{len(value) - 2}f}"
         else:
             for value, length in zip(shown.split(" | "), lengths[task], strict=True):
                 assert value == f"{runs[0]['retention'][length]:.{len(value) - 2}f}"
