@@ -8,7 +8,9 @@ import tempfile
 import hypothesis
 import jax
 import pytest
+from compiling import XLA_FLAGS
 
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 # Programs that runs of train.py compile are shared by the tests, and not left behind with the user's own.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mru-tests-")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

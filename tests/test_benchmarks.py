@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_rivals_compute_the_same(name):
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_a_rival_takes_an_initial_state():
     for name in FLOORS:
         op, h0 = operator(name, (1, 5, 3)), weights(name, (1, 3))
@@ -87,8 +89,9 @@ def test_every_repetition_is_run():
 
 
 def run(*argv):
+    quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # no test asks for a speed
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, argv)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *map(str, argv)], cwd=ROOT, env=quick, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -127,6 +130,7 @@ def test_selective_scans_and_layers_are_compared(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("part", [selective.scans, selective.layers])
 def test_the_rival_of_the_selective_scan_computes_the_same(part):
     (ours, make), (rival, _) = (part((2, 7, 4, 3), method) for method in (selective.OURS, selective.RIVAL))
@@ -184,6 +188,7 @@ def test_generate_measures_every_model_at_every_context(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_a_cache_generates_what_reading_all_again_does():
     """In one block, whose keys do not depend on what has left the window."""
     tokens = jax.random.randint(jax.random.key(1), (1, 24), 0, generate.VOCABULARY, jnp.int32)
@@ -200,6 +205,7 @@ def test_a_cache_generates_what_reading_all_again_does():
     assert len(set(found)) > 2
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_runs_clock_each_check_and_leave_them_out(tmp_path):
     """Both ways train alike: the same numbers come of them."""
     argv = ["--config", str(config_file(tmp_path))]

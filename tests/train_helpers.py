@@ -18,6 +18,7 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from compiling import XLA_FLAGS
 from jax.experimental.compilation_cache import compilation_cache
 
 import mru.training.checkpoint
@@ -146,8 +147,8 @@ def spawn(*argv, cache=None, devices=None, script=(str(ROOT / "train.py"),), cwd
     env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, modules) if modules else (ROOT,)))
     if cache is not None:
         env |= {name.upper(): str(cache if value is None else value) for name, value in COMPILING.items()}
-    if devices is not None:
-        env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    forced = "" if devices is None else f"--xla_force_host_platform_device_count={devices}"
+    env["XLA_FLAGS"] = f"{XLA_FLAGS} {forced}".strip()
     return subprocess.Popen(
         [sys.executable, *script, *map(str, argv)],
         env=env,

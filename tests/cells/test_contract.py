@@ -59,15 +59,20 @@ def inputs(shape, dtype="float32", seed=0):
 
 def by_steps(cell, step, x, state, reset=None):
     """Outputs and last state of a plain loop; a reset restores the initial state."""
-    outs, start = [], cell.initial_state(x.shape[:-2])
+    start, np_or_jnp, outs = cell.initial_state(x.shape[:-2]), jnp, []
+    if not isinstance(x, jax.core.Tracer):  # NumPy slices and selects in less time than JAX does outside of a program
+        start, np_or_jnp, x = jax.tree.map(np.asarray, start), np, np.asarray(x)
+
+    def pick(flag, start, h):
+        flag = flag.reshape(*flag.shape, *[1] * (h.ndim - flag.ndim))  # one flag an element of the batch
+        return np_or_jnp.where(flag, start, h)
+
     for t in range(x.shape[-2]):
         if reset is not None:
-            flag = reset[..., t]
-            pick = jax.vmap(jnp.where) if flag.ndim else jnp.where  # one flag an element of the batch
-            state = jax.tree.map(functools.partial(pick, flag), start, state)
+            state = jax.tree.map(functools.partial(pick, np.asarray(reset[..., t])), start, state)
         y, state = step(x[..., t, :], state)
         outs.append(y)
-    return jnp.stack(outs, -2), state
+    return np_or_jnp.stack(outs, -2), state
 
 
 def close(mine, theirs, dtype="float32"):
@@ -386,10 +391,17 @@ def test_same_seed_same_cell(name):
 
 @every_cell
 def test_capture_holds_the_states(name):
-    cell, _, _ = compiled(name)
-    x, capture = inputs((2, 6, D)), {}
-    y, state = cell(x, capture=capture)
-    close((y, state), cell(x))
+    cell, call, _ = compiled(name)
+    graphdef, variables = nnx.split(cell)
+    x = inputs((2, 6, D))
+
+    @jax.jit
+    def run(variables, x):
+        capture = {}
+        return nnx.merge(graphdef, variables)(x, capture=capture), capture
+
+    (y, state), capture = run(variables, x)
+    close((y, state), call(x))
     held = [value[:, -1] for name, value in capture.items() if name.split("/")[0] == "state"]
     close(held, jax.tree.leaves(state))
     assert {v.shape[:2] for v in capture.values()} == {(2, 6)}

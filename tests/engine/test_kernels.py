@@ -14,6 +14,7 @@ from mru.engine import kernel, methods, vjp
 from mru.engine.kernel import plan as kernel_plan
 from mru.engine.kernel import walk as kernel_walk
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
 
 

@@ -25,7 +25,7 @@ def report():
 
 
 def test_states_and_gradients_are_those_of_one_device(report):
-    assert len(report["errors"]) == 8 * 6 + 6 * 3 + 3 + 3
+    assert len(report["errors"]) == 8 * 3 + 6 * 2 + 3 + 3
     assert {key: e for key, e in report["errors"].items() if not e <= 1e-5} == {}
 
 
@@ -36,11 +36,12 @@ def test_the_states_stay_spread_over_time(report):
 
 def test_communication_does_not_grow_with_time(report):
     assert len(report["collectives"]) == 8
-    for name, (short, long) in report["collectives"].items():
-        assert short == long, name
-        assert set(short) == {"all-gather", "all-reduce"}, name  # nothing of a sequence is moved
+    for name, found in report["collectives"].items():
+        state = (2 * 3) * (8 if "complex" in name else 4)  # bytes; an array of all 512 steps has as many times more
+        assert set(found) == {"all-gather", "all-reduce"}, name  # nothing of a sequence is moved
         # Two gathers, of two fields and a flag of (batch 2, channels 3) of 8 devices: one forward, one backward.
-        assert short["all-gather"] == 2 * 8 * 3 * (2 * 3) * (8 if "complex" in name else 4), name
+        assert found["all-gather"] == 2 * 8 * 3 * state, name
+        assert found["all-reduce"] <= 3 * state, name  # cotangents of both states, and of a constant coefficient
 
 
 def test_a_kernel_leaves_the_batch_where_it_is(report):
