@@ -48,13 +48,13 @@ class Way(NamedTuple):
 
     Attributes:
         aligned: By feedback alignment instead of backpropagation.
-        keep: Share of each gradient that is used.
+        keep: Share of each gradient that is used; None for the gradient as it is, which is not sorted then.
         replay: With examples from the reservoir.
         bits: Bits of the matrices; None for full precision.
     """
 
     aligned: bool = False
-    keep: float = 1.0
+    keep: float | None = None
     replay: bool = True
     bits: int | None = None
 
@@ -84,7 +84,7 @@ def learner(model: Callable[[int], mru.SequenceModel], way: Way, rate: float, st
     """
     graphdef, _, rest = nnx.split(nnx.eval_shape(lambda: model(0)), nnx.Param, ...)
     ramps = schedules.ramps(rest, {})
-    before = [sparsified(way.keep)] if way.keep < 1 else []
+    before = [] if way.keep is None else [sparsified(way.keep)]
     transform = optax.chain(*before, optax.adam(rate))
 
     def start(seed: int) -> Any:

@@ -32,7 +32,7 @@ TASKS, EPOCHS, RESERVOIR = 5, SETS["digits"].epochs, 500
 WAYS = {
     "backpropagation": Way(),
     "alignment": Way(True, alignment.KEEP),
-    "alignment, dense": Way(True),
+    "alignment, dense": Way(True, 1.0),
     "alignment, 4 bits": Way(True, alignment.KEEP, bits=4),
     "backpropagation, no replay": Way(replay=False),
     "alignment, no replay": Way(True, alignment.KEEP, replay=False),
