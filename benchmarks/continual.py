@@ -100,20 +100,9 @@ def learner(model: Callable[[int], mru.SequenceModel], way: Way, rate: float, st
         params, rest, optimizer, number, key = carry
         inputs = domains.shown(domains.train.images[batch["row"]], batch["task"])
         targets = domains.train.classes[batch["row"]]
-
-        def loss_of(logits: Array) -> tuple[Array, None]:
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return jnp.sum(losses * batch["weights"]), None
-
-        def outputs_of(model: Any, capture: dict[str, Array] | None = None) -> Array:
-            return model(inputs, capture=capture)[0]
-
         model_of = functools.partial(written, rest, number, jax.random.fold_in(key, number))
-        if way.aligned:
-            learn = alignment.value_and_grad(model_of, outputs_of, loss_of, ModelInputs(inputs), key)
-        else:
-            learn = jax.value_and_grad(lambda params: loss_of(outputs_of(model_of(params))), has_aux=True)
-        updates, optimizer = transform.update(learn(params)[1], optimizer)
+        found = gradient(way, model_of, params, inputs, targets, batch["weights"], key)
+        updates, optimizer = transform.update(found, optimizer)
         return (optax.apply_updates(params, updates), rest, optimizer, number + 1, key), None
 
     def run(carry: Any, domains: Domains, batches: dict[str, Array]) -> Any:
@@ -130,6 +119,38 @@ def learner(model: Callable[[int], mru.SequenceModel], way: Way, rate: float, st
         return jax.lax.map(accuracy, jnp.arange(len(domains.orders)))
 
     return Learner(start, jax.jit(run, donate_argnums=0), jax.jit(accuracies))
+
+
+def gradient(
+    way: Way,
+    model_of: Callable[[Any], mru.SequenceModel],
+    params: Any,
+    inputs: Array,
+    targets: Array,
+    weights: Array,
+    key: Array,
+) -> Any:
+    """The gradient of the weighted cross-entropy in the parameters, or what feedback alignment has in its place.
+
+    Args:
+        way: How it is learned.
+        model_of: From parameters to the network.
+        params: The parameters.
+        inputs: Images (n, side, side).
+        targets: Classes (n,).
+        weights: Part of each example in the loss, (n,).
+        key: Key of the random matrices of feedback alignment.
+    """
+
+    def loss_of(logits: Array) -> tuple[Array, None]:
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights), None
+
+    def outputs_of(model: Any, capture: dict[str, Array] | None = None) -> Array:
+        return model(inputs, capture=capture)[0]
+
+    if way.aligned:
+        return alignment.value_and_grad(model_of, outputs_of, loss_of, ModelInputs(inputs), key)(params)[1]
+    return jax.grad(lambda params: loss_of(outputs_of(model_of(params)))[0])(params)
 
 
 def learned(learner: Learner, seed: int, domains: Domains, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
