@@ -15,7 +15,7 @@ from jax.experimental import io_callback
 from train_helpers import ROOT, config_file
 
 import mru
-from benchmarks import continual_digits, generate, rivals, runs, selective
+from benchmarks import generate, rivals, runs, selective
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -221,21 +221,3 @@ def test_runs_clock_each_check_and_leave_them_out(tmp_path):
     assert not any(unchecked["check_seconds"].values())
     assert set(unchecked["arrays"]) == {0}
     assert 0 not in timed["arrays"]
-
-
-def test_the_stream_of_tasks_replays_what_was_seen(monkeypatch):
-    """New examples of one order a step; beside them, from the second task on, ones of the orders before too."""
-    monkeypatch.setattr(continual_digits, "EPOCHS", 1)
-    monkeypatch.setattr(continual_digits, "TASKS", 3)
-    known = [{x.tobytes() for x in continual_digits.digits(order, "train")[0]} for order in range(3)]
-    for replay in (True, False):
-        for order, steps in enumerate(continual_digits.stream(0, replay)):
-            assert steps["inputs"].shape == (1295 // 32, 64, 8, 8)
-            np.testing.assert_allclose(steps["weights"].sum(1), 1, rtol=1e-5)
-            assert all(x.tobytes() in known[order] for x in steps["inputs"][:, :32].reshape(-1, 8, 8))
-            weighted = steps["weights"][-1, 32:] > 0
-            assert weighted.all() == replay
-            assert weighted.any() == replay
-            of = [np.mean([x.tobytes() in seen for x in steps["inputs"][-1, 32:]]) for seen in known]
-            # In the last step of a task the reservoir is of all examples so far, alike.
-            np.testing.assert_allclose(of, np.where(np.arange(3) <= order, 1 / (order + 1), 0), atol=0.3)
