@@ -10,7 +10,8 @@ import jax
 import pytest
 from compiling import XLA_FLAGS
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
+# Not twice, as the processes of xdist inherit it: programs kept under other flags are not found.
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".split()))
 # Programs that runs of train.py compile are shared by the tests, and not left behind with the user's own.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mru-tests-")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -30,9 +31,10 @@ def _free_compiled_programs():
 @pytest.fixture
 def quick_compile():
     """Skips XLA's optimisations, for tests of many small programs: compiling is most of their time."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

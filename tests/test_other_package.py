@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import XLA_FLAGS
 
 import mru
 
@@ -44,7 +45,7 @@ def run(site, *command, **environment):
     paths = os.pathsep.join(map(str, (site, ROOT)))
     done = subprocess.run(
         [sys.executable, *map(str, command)],
-        env={**os.environ, "PYTHONPATH": paths, **environment},
+        env={**os.environ, "PYTHONPATH": paths, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", **environment},
         cwd=site,
         capture_output=True,
         text=True,
@@ -169,5 +170,5 @@ print(jax.device_count())
 
 
 def test_operator_over_eight_devices(site):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     assert run(site, "-c", SHARDED, ROOT / "tests", **flags).strip() == "8"

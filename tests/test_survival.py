@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from compiling import XLA_FLAGS
 from train_helpers import (
     ROOT,
     TINY,
@@ -278,7 +279,7 @@ def test_where_no_more_fits_the_run_ends_with_one_line_and_goes_on_later(limit, 
     assert main(*argv[:2], "--workdir", tmp_path / "whole")[0] == 0
     command = f'ulimit -f {limit}; exec "{sys.executable}" "{ROOT}/train.py" "$@"'
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")} | {"JAX_PLATFORMS": "cpu"}
-    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}
     done = subprocess.run(
         ["bash", "-c", command, "bash", *map(str, argv)], env=environment, capture_output=True, text=True, timeout=300
     )
