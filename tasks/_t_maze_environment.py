@@ -2,7 +2,8 @@
 
 Pure functions of one maze, in JAX: `jax.vmap` makes many of them.
 
-Source: Bakker 2001, "Reinforcement learning with long short-term memory"; as in Lambrechts et al. 2023, arXiv 2106.01001.
+Source: Bakker 2001, "Reinforcement learning with long short-term memory"; as in Lambrechts et al. 2023, arXiv
+2106.01001.
 """
 
 from dataclasses import dataclass
