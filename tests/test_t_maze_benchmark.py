@@ -1,7 +1,6 @@
 """Recurrent PPO, and the success rates in long mazes: each quantity against its definition."""
 
-import json
-import sys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,55 +8,66 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import recurrent_ppo, t_maze
+from benchmarks import recurrent_ppo
 from benchmarks.recurrent_ppo import Playing, Settings, Steps
 from tasks._t_maze_environment import TMazeEnvironment
 
-MAZES, STEPS = 6, 40
+MAZES, STEPS, RULES = 6, 40, TMazeEnvironment(2, 9)
 
 
-def played_by(model, rules, playing=None, seed=0):
-    if playing is None:
-        mazes = jax.vmap(rules.reset)(jax.random.split(jax.random.key(seed), MAZES))
-        playing = Playing(mazes, model.initial_state((MAZES,)), jnp.ones(MAZES, bool))
-    return recurrent_ppo.play(model, rules, playing, jax.random.key(seed + 1), STEPS)
-
-
+@functools.cache
 def leaking(cell):
-    """An agent that is far from uniform; a BMRU leaks as it does while it is trained."""
-    model = recurrent_ppo.agent(cell, 8, 0)
-    model.head.kernel[...] *= 100
-    for _, variable in nnx.to_flat_state(nnx.state(model)):
-        assert variable[...].dtype != jnp.float64
-    if cell == "bmru":
-        model.blocks[0].cells[0].epsilon[...] = jnp.float32(0.6)
-    return model
+    """An agent that is far from uniform, as (graph, variables); a BMRU leaks as it may while it is trained."""
+
+    def made():
+        model = recurrent_ppo.agent(cell, 8, 0)
+        model.head.kernel[...] *= 100
+        if cell == "bmru":
+            model.blocks[0].cells[0].epsilon[...] = jnp.float32(0.6)
+        return nnx.state(model)
+
+    return nnx.split(nnx.eval_shape(lambda: recurrent_ppo.agent(cell, 8, 0)))[0], jax.jit(made)()
 
 
-@pytest.mark.parametrize("cell", ["bmru", "pmru", "gru", "lru"])
+@functools.cache
+def program(cell):
+    """(playing, key) -> `play`, and what `look_back` says of it; all in one compiled program."""
+
+    graph, variables = leaking(cell)
+
+    @jax.jit
+    def run(playing, key):
+        model = nnx.merge(graph, variables)
+        if playing is None:
+            mazes = jax.vmap(RULES.reset)(jax.random.split(key, MAZES))
+            playing = Playing(mazes, model.initial_state((MAZES,)), jnp.ones(MAZES, bool))
+        after, played, _ = recurrent_ppo.play(model, RULES, playing, key, STEPS)
+        return after, played, recurrent_ppo.look_back(model, played, playing.state)
+
+    return run
+
+
+@pytest.mark.parametrize("cell", ["bmru", "gru"])
 def test_the_parallel_call_says_what_was_said_while_playing(cell):
-    model, rules = leaking(cell), TMazeEnvironment(2, 9)
-    playing, first, _ = played_by(model, rules)
+    playing, first, _ = program(cell)(None, jax.random.key(0))
     assert first.ended.sum(0).min() > 1
-    before = playing.state
-    _, second, _ = played_by(model, rules, playing, seed=5)
-    assert not second.starts[0].all()  # some episodes go on from the steps before, with the state carried
-    log_probabilities, value = recurrent_ppo.look_back(model, second, before)
-    said = np.take_along_axis(np.asarray(log_probabilities), np.asarray(second.action).T[..., None], -1)[..., 0]
-    np.testing.assert_allclose(said, second.log_probability.T, atol=2e-5)
-    np.testing.assert_allclose(value, second.value.T, atol=2e-5)
+    assert not playing.starts.all()
+    for given in (None, playing):  # from the beginning, and from a state that is carried
+        _, played, (log_probabilities, value) = program(cell)(given, jax.random.key(5))
+        taken = np.take_along_axis(np.asarray(log_probabilities), np.asarray(played.action).T[..., None], -1)[..., 0]
+        np.testing.assert_allclose(taken, played.log_probability.T, atol=2e-5)
+        np.testing.assert_allclose(value, played.value.T, atol=2e-5)
+    assert len(np.unique(taken.round(3))) > 20
 
 
 def test_an_episode_remembers_nothing_of_the_one_before():
-    model, rules = leaking("gru"), TMazeEnvironment(2, 9)
-    _, played, _ = played_by(model, rules)
+    _, played, _ = program("gru")(None, jax.random.key(0))
     begins = np.flatnonzero(np.asarray(played.starts[:, 0]))
     assert len(begins) > 2
-    state = model.initial_state()
-    for t in range(begins[1], begins[2]):
-        outputs, state = model.step(played.observation[t, 0], state)
-        expected = jax.nn.log_softmax(outputs[:4])[played.action[t, 0]]
-        np.testing.assert_allclose(played.log_probability[t, 0], expected, atol=1e-5)
+    model = nnx.merge(*leaking("gru"))
+    alone = jax.jit(lambda x: jax.nn.log_softmax(model(x)[0][..., :4]))(played.observation[begins[1] : begins[2], 0])
+    said = alone[np.arange(len(alone)), played.action[begins[1] : begins[2], 0]]
+    np.testing.assert_allclose(played.log_probability[begins[1] : begins[2], 0], said, atol=2e-5)
 
 
 def test_advantages_are_the_weighted_sums_of_surprises():
@@ -90,26 +100,26 @@ def test_advantages_are_the_weighted_sums_of_surprises():
 
 
 def test_the_loss_is_that_of_ppo():
-    settings, (time, mazes) = Settings(clip=0.2, entropy=0.03, value=0.7), (12, 3)
-    model, rules = leaking("pmru"), TMazeEnvironment(2, 9)
-    mazes = jax.vmap(rules.reset)(jax.random.split(jax.random.key(0), 3))
-    playing = Playing(mazes, model.initial_state((3,)), jnp.ones(3, bool))
-    _, played, _ = recurrent_ppo.play(model, rules, playing, jax.random.key(1), time)
-    rng = np.random.default_rng(0)
-    advantage = rng.normal(size=(time, 3))
+    settings, rng = Settings(clip=0.2, entropy=0.03, value=0.7), np.random.default_rng(0)
+    _, played, (log_p, value) = program("gru")(None, jax.random.key(0))
+    log_p, value = np.float64(log_p).swapaxes(0, 1), np.float64(value).T
+    advantage = rng.normal(size=(STEPS, MAZES))
     # As if an older policy had acted: ratios on both sides of both bounds.
-    older = np.asarray(played.log_probability, np.float64) + rng.normal(size=(time, 3)) * 0.5
-    outputs = np.asarray(model(played.observation.swapaxes(0, 1), reset=played.starts.T)[0], np.float64)
-    logits, value = outputs[..., :4].swapaxes(0, 1), outputs[..., 4].T
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    z = (advantage - advantage.mean()) / advantage.std()
+    older = np.float64(played.log_probability) + rng.normal(size=(STEPS, MAZES)) * 0.5
     total = 0.0
-    for t in range(time):
-        for m in range(3):
+    for t in range(STEPS):
+        for m in range(MAZES):
             ratio = np.exp(log_p[t, m, played.action[t, m]] - older[t, m])
-            total -= min(ratio * z[t, m], np.clip(ratio, 0.8, 1.2) * z[t, m])
+            total -= min(ratio * advantage[t, m], np.clip(ratio, 0.8, 1.2) * advantage[t, m])
             total += 0.7 * (value[t, m] - advantage[t, m] - float(played.value[t, m])) ** 2
             total += 0.03 * (np.exp(log_p[t, m]) * log_p[t, m]).sum()
     old = played._replace(log_probability=jnp.float32(older))
-    found = recurrent_ppo.loss(model, old, jnp.float32(advantage), playing.state, settings)
-    np.testing.assert_allclose(found, total / (time * 3), rtol=1e-4)
+
+    graph, variables = leaking("gru")
+
+    @jax.jit
+    def found(old, advantage):
+        model = nnx.merge(graph, variables)
+        return recurrent_ppo.loss(model, old, advantage, model.initial_state((MAZES,)), settings)
+
+    np.testing.assert_allclose(found(old, jnp.float32(advantage)), total / (STEPS * MAZES), rtol=1e-4)
