@@ -10,7 +10,7 @@ from flax import nnx
 
 from benchmarks import recurrent_ppo
 from benchmarks.recurrent_ppo import Playing, Settings, Steps
-from tasks._t_maze_environment import TMazeEnvironment
+from tasks._t_maze_environment import Maze, TMazeEnvironment
 
 MAZES, STEPS, RULES = 6, 40, TMazeEnvironment(2, 9)
 
@@ -31,29 +31,28 @@ def leaking(cell):
 
 @functools.cache
 def program(cell):
-    """(playing, key) -> `play`, and what `look_back` says of it; all in one compiled program."""
-
+    """(playing, key) -> `play`, and what `look_back` says of it; and where playing begins."""
     graph, variables = leaking(cell)
 
     @jax.jit
     def run(playing, key):
         model = nnx.merge(graph, variables)
-        if playing is None:
-            mazes = jax.vmap(RULES.reset)(jax.random.split(key, MAZES))
-            playing = Playing(mazes, model.initial_state((MAZES,)), jnp.ones(MAZES, bool))
         after, played, _ = recurrent_ppo.play(model, RULES, playing, key, STEPS)
         return after, played, recurrent_ppo.look_back(model, played, playing.state)
 
-    return run
+    arms = jnp.arange(MAZES, dtype=jnp.int32) % 2
+    state = nnx.merge(graph, variables).initial_state((MAZES,))
+    return run, Playing(Maze(0 * arms, arms, 0 * arms), state, jnp.ones(MAZES, bool))
 
 
 @pytest.mark.parametrize("cell", ["bmru", "gru"])
 def test_the_parallel_call_says_what_was_said_while_playing(cell):
-    playing, first, _ = program(cell)(None, jax.random.key(0))
+    run, beginning = program(cell)
+    playing, first, _ = run(beginning, jax.random.key(0))
     assert first.ended.sum(0).min() > 1
     assert not playing.starts.all()
-    for given in (None, playing):  # from the beginning, and from a state that is carried
-        _, played, (log_probabilities, value) = program(cell)(given, jax.random.key(5))
+    for given in (beginning, playing):  # the latter with a state that is carried
+        _, played, (log_probabilities, value) = run(given, jax.random.key(5))
         taken = np.take_along_axis(np.asarray(log_probabilities), np.asarray(played.action).T[..., None], -1)[..., 0]
         np.testing.assert_allclose(taken, played.log_probability.T, atol=2e-5)
         np.testing.assert_allclose(value, played.value.T, atol=2e-5)
@@ -61,7 +60,8 @@ def test_the_parallel_call_says_what_was_said_while_playing(cell):
 
 
 def test_an_episode_remembers_nothing_of_the_one_before():
-    _, played, _ = program("gru")(None, jax.random.key(0))
+    run, beginning = program("gru")
+    _, played, _ = run(beginning, jax.random.key(0))
     begins = np.flatnonzero(np.asarray(played.starts[:, 0]))
     assert len(begins) > 2
     model = nnx.merge(*leaking("gru"))
@@ -101,16 +101,18 @@ def test_advantages_are_the_weighted_sums_of_surprises():
 
 def test_the_loss_is_that_of_ppo():
     settings, rng = Settings(clip=0.2, entropy=0.03, value=0.7), np.random.default_rng(0)
-    _, played, (log_p, value) = program("gru")(None, jax.random.key(0))
+    run, beginning = program("gru")
+    _, played, (log_p, value) = run(beginning, jax.random.key(0))
     log_p, value = np.float64(log_p).swapaxes(0, 1), np.float64(value).T
     advantage = rng.normal(size=(STEPS, MAZES))
     # As if an older policy had acted: ratios on both sides of both bounds.
     older = np.float64(played.log_probability) + rng.normal(size=(STEPS, MAZES)) * 0.5
+    scaled = (advantage - advantage.mean()) / advantage.std()
     total = 0.0
     for t in range(STEPS):
         for m in range(MAZES):
             ratio = np.exp(log_p[t, m, played.action[t, m]] - older[t, m])
-            total -= min(ratio * advantage[t, m], np.clip(ratio, 0.8, 1.2) * advantage[t, m])
+            total -= min(ratio * scaled[t, m], np.clip(ratio, 0.8, 1.2) * scaled[t, m])
             total += 0.7 * (value[t, m] - advantage[t, m] - float(played.value[t, m])) ** 2
             total += 0.03 * (np.exp(log_p[t, m]) * log_p[t, m]).sum()
     old = played._replace(log_probability=jnp.float32(older))
@@ -119,7 +121,6 @@ def test_the_loss_is_that_of_ppo():
 
     @jax.jit
     def found(old, advantage):
-        model = nnx.merge(graph, variables)
-        return recurrent_ppo.loss(model, old, advantage, model.initial_state((MAZES,)), settings)
+        return recurrent_ppo.loss(nnx.merge(graph, variables), old, advantage, beginning.state, settings)
 
     np.testing.assert_allclose(found(old, jnp.float32(advantage)), total / (STEPS * MAZES), rtol=1e-4)

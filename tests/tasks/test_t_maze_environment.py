@@ -58,14 +58,15 @@ def test_a_walk_has_the_rewards_and_observations_of_the_rules(corridor, limit):
 def test_a_new_episode_begins_in_the_first_cell_with_either_cue():
     rules = TMazeEnvironment(3, 10)
     keys = jax.random.split(jax.random.key(0), 1000)
+    many = jax.jit(jax.vmap(rules.step_or_reset, (0, None, None)))
     for arm in (UP, DOWN):
         junction = Maze(jnp.int32(3), jnp.int32(arm), jnp.int32(7))
-        after, outcome = jax.vmap(lambda key: rules.step_or_reset(key, junction, jnp.int32(UP)))(keys)  # noqa: B023
+        after, outcome = many(keys, junction, jnp.int32(UP))
         assert outcome.ended.all()
         assert outcome.success.all() == (arm == UP)
         assert not after.place.any()
         assert not after.time.any()
         assert abs(float(after.arm.mean()) - 0.5) < 2.5 / np.sqrt(1000)
-        inside, outcome = rules.step_or_reset(keys[0], junction, jnp.int32(LEFT))
-        assert not outcome.ended
-        assert [int(x) for x in inside] == [2, arm, 8]
+        inside, outcome = many(keys, junction, jnp.int32(LEFT))
+        assert not outcome.ended.any()
+        assert {tuple(row) for row in np.stack(inside, -1).tolist()} == {(2, arm, 8)}
