@@ -26,6 +26,9 @@ from mru.training.optimizer import adamw
 from tasks._t_maze_environment import Maze, TMazeEnvironment
 
 ACTIONS = 4
+# Other ramps than a cell's own. An agent acts with the leak of its BMRU, so that a leak that falls changes what it does
+# while it learns; and as what it needs is one write and then holds, the gradient passes without a leak.
+SCHEDULES = {"bmru": {"epsilon": {"start": 0.0, "begin": 0.0, "finish": 0.0}}}
 
 
 class Settings(NamedTuple):
@@ -47,7 +50,7 @@ class Settings(NamedTuple):
         norm: Largest global norm of the gradient.
     """
 
-    updates: int = 200
+    updates: int = 120
     mazes: int = 32
     steps: int = 128
     epochs: int = 4
@@ -195,10 +198,13 @@ def trainer(cell: str, width: int, rules: TMazeEnvironment, s: Settings) -> tupl
 
     Returns:
         start: seed -> the variables of a new agent, (parameters, the others).
-        train: (parameters, others, key) -> the same after all updates, and the episodes and successes of each update.
+        train: (parameters, others, key) -> the parameters with which most of the episodes of an update were successes,
+            the last of them if there are several, once all schedules have arrived; the others; and the episodes and
+            successes of each update.
     """
     graphdef, *abstract = nnx.split(nnx.eval_shape(lambda: agent(cell, width, 0)), nnx.Param, ...)
-    ramps = schedules.ramps(abstract[1], {})
+    ramps = schedules.ramps(abstract[1], SCHEDULES.get(cell, {}))
+    settled = max((ramp.arrival(s.updates) for ramp in ramps.values()), default=0)
     rate = optax.linear_schedule(s.rate, 0.0, s.updates * s.epochs * s.parts)
     transform = adamw(rate, weight_decay=0.0, clip=s.norm)
 
@@ -212,25 +218,29 @@ def trainer(cell: str, width: int, rules: TMazeEnvironment, s: Settings) -> tupl
         return (optax.apply_updates(params, updates), optimizer), None
 
     def update(carry: Any, number: Array, others: Any, key: Array) -> tuple[Any, tuple[Array, Array]]:
-        params, optimizer, playing = carry
+        params, optimizer, playing, best = carry
         key, shuffle = jax.random.split(jax.random.fold_in(key, number))
         others = schedules.set_to(others, ramps, number, s.updates)
         before = playing.state
         playing, played, after = play(nnx.merge(graphdef, params, others), rules, playing, key, s.steps)
+        counts = played.ended.sum(), played.success.sum()
+        rate = jnp.where(number >= settled, counts[1] / jnp.maximum(counts[0], 1), -1.0)
+        best = jax.tree.map(lambda new, old: jnp.where(rate >= best[0], new, old), (rate, params), best)
         advantage = advantages(played, after, s.discount, s.trace)
         orders = jax.vmap(lambda key: jax.random.permutation(key, s.mazes))(jax.random.split(shuffle, s.epochs))
         given = {"others": others, "played": played, "advantage": advantage, "state": before}
         learned = functools.partial(learn, **given)
         (params, optimizer), _ = jax.lax.scan(learned, (params, optimizer), orders.reshape(s.epochs * s.parts, -1))
-        return (params, optimizer, playing), (played.ended.sum(), played.success.sum())
+        return (params, optimizer, playing, best), counts
 
     def train(params: Any, others: Any, key: Array) -> tuple[Any, Any, tuple[Array, Array]]:
         begin, key = jax.random.split(key)
         mazes = jax.vmap(rules.reset)(jax.random.split(begin, s.mazes))
         state = nnx.merge(graphdef, params, others).initial_state((s.mazes,))
-        carry = (params, transform.init(params), Playing(mazes, state, jnp.ones(s.mazes, bool)))
+        playing = Playing(mazes, state, jnp.ones(s.mazes, bool))
+        carry = (params, transform.init(params), playing, (jnp.float32(-1), params))
         numbered = functools.partial(update, others=others, key=key)
-        (params, _, _), counts = jax.lax.scan(numbered, carry, jnp.arange(s.updates))
-        return params, schedules.set_to(others, ramps, jnp.int32(s.updates), s.updates), counts
+        (*_, (_, best)), counts = jax.lax.scan(numbered, carry, jnp.arange(s.updates))
+        return best, schedules.set_to(others, ramps, jnp.int32(s.updates), s.updates), counts
 
     return lambda seed: nnx.split(agent(cell, width, seed), nnx.Param, ...)[1:], jax.jit(train)
