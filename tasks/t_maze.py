@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
+from tasks._t_maze_environment import observation
 from tasks.base import Generated, accuracy, cross_entropy
 
 
@@ -51,10 +52,7 @@ class TMaze(Generated, name="t_maze"):
         targets = np.empty(len(indices), np.int32)
         for i, stream in enumerate(self._streams(split, indices)):
             targets[i] = stream.random() < 0.5
-        inputs = np.zeros((len(indices), self.length, 4), np.float32)
-        inputs[np.arange(len(indices)), 0, targets] = 1
-        inputs[:, 1:-1, 2] = 1
-        inputs[:, -1, 3] = 1
+        inputs = observation(np.arange(self.length), targets[:, None], self.corridor, np)
         return {"inputs": inputs, "targets": targets}
 
     def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
