@@ -193,6 +193,25 @@ def loss(model: mru.SequenceModel, played: Steps, advantage: Array, state: Any, 
     return jnp.mean(s.value * (value - returns) ** 2 - gain - s.entropy * entropy)
 
 
+def learn(carry: tuple[Any, Any], mazes: Array, model_of: Callable, transform: Any, given: Any, s: Settings) -> Any:
+    """A step of the optimiser on some of the mazes, as a body of `jax.lax.scan`.
+
+    Args:
+        carry: Parameters, and the state of the optimiser.
+        mazes: Which, int (n,).
+        model_of: parameters -> the agent.
+        transform: The optimiser.
+        given: The steps that were played, their advantages, and the state of the model before them, of all mazes.
+        s: The settings.
+    """
+    params, optimizer = carry
+    played, advantage = jax.tree.map(lambda x: x[:, mazes], given[:2])
+    state = jax.tree.map(lambda x: x[mazes], given[2])
+    gradient = jax.grad(lambda params: loss(model_of(params), played, advantage, state, s))(params)
+    updates, optimizer = transform.update(gradient, optimizer, params)
+    return (optax.apply_updates(params, updates), optimizer), None
+
+
 def trainer(cell: str, width: int, rules: TMazeEnvironment, s: Settings) -> tuple[Callable, Callable]:
     """(start, train): both compiled once for all seeds.
 
@@ -202,35 +221,29 @@ def trainer(cell: str, width: int, rules: TMazeEnvironment, s: Settings) -> tupl
             the last of them if there are several, once all schedules have arrived; the others; and the episodes and
             successes of each update.
     """
-    graphdef, *abstract = nnx.split(nnx.eval_shape(lambda: agent(cell, width, 0)), nnx.Param, ...)
-    ramps = schedules.ramps(abstract[1], SCHEDULES.get(cell, {}))
+    graphdef, _, abstract = nnx.split(nnx.eval_shape(lambda: agent(cell, width, 0)), nnx.Param, ...)
+    ramps = schedules.ramps(abstract, SCHEDULES.get(cell, {}))
     settled = max((ramp.arrival(s.updates) for ramp in ramps.values()), default=0)
     rate = optax.linear_schedule(s.rate, 0.0, s.updates * s.epochs * s.parts)
     transform = adamw(rate, weight_decay=0.0, clip=s.norm)
-
-    def learn(carry: Any, mazes: Array, others: Any, played: Steps, advantage: Array, state: Any) -> Any:
-        """A step of the optimiser on some of the mazes."""
-        params, optimizer = carry
-        part = jax.tree.map(lambda x: x[:, mazes], (played, advantage))
-        state = jax.tree.map(lambda x: x[mazes], state)
-        gradient = jax.grad(lambda params: loss(nnx.merge(graphdef, params, others), *part, state, s))(params)
-        updates, optimizer = transform.update(gradient, optimizer, params)
-        return (optax.apply_updates(params, updates), optimizer), None
 
     def update(carry: Any, number: Array, others: Any, key: Array) -> tuple[Any, tuple[Array, Array]]:
         params, optimizer, playing, best = carry
         key, shuffle = jax.random.split(jax.random.fold_in(key, number))
         others = schedules.set_to(others, ramps, number, s.updates)
+
+        def model_of(params: Any) -> mru.SequenceModel:
+            return nnx.merge(graphdef, params, others)
+
         before = playing.state
-        playing, played, after = play(nnx.merge(graphdef, params, others), rules, playing, key, s.steps)
+        playing, played, after = play(model_of(params), rules, playing, key, s.steps)
         counts = played.ended.sum(), played.success.sum()
-        rate = jnp.where(number >= settled, counts[1] / jnp.maximum(counts[0], 1), -1.0)
-        best = jax.tree.map(lambda new, old: jnp.where(rate >= best[0], new, old), (rate, params), best)
-        advantage = advantages(played, after, s.discount, s.trace)
+        share = jnp.where(number >= settled, counts[1] / jnp.maximum(counts[0], 1), -1.0)
+        best = jax.tree.map(lambda new, old: jnp.where(share >= best[0], new, old), (share, params), best)
+        given = played, advantages(played, after, s.discount, s.trace), before
         orders = jax.vmap(lambda key: jax.random.permutation(key, s.mazes))(jax.random.split(shuffle, s.epochs))
-        given = {"others": others, "played": played, "advantage": advantage, "state": before}
-        learned = functools.partial(learn, **given)
-        (params, optimizer), _ = jax.lax.scan(learned, (params, optimizer), orders.reshape(s.epochs * s.parts, -1))
+        step = functools.partial(learn, model_of=model_of, transform=transform, given=given, s=s)
+        (params, optimizer), _ = jax.lax.scan(step, (params, optimizer), orders.reshape(s.epochs * s.parts, -1))
         return (params, optimizer, playing, best), counts
 
     def train(params: Any, others: Any, key: Array) -> tuple[Any, Any, tuple[Array, Array]]:

@@ -4,8 +4,9 @@ python -m benchmarks.t_maze --cells bmru pmru gru lru --seeds 3 --out results/t_
 
 The maze is that of Bakker 2001 and Lambrechts et al. 2023 (see `tasks/_t_maze_environment.py`): a cue in the first cell
 says which arm to take at the far end of a corridor. An agent is one block of a cell, learned by recurrent PPO
-(`benchmarks/recurrent_ppo.py`) with the same settings for every cell; they were chosen on seeds from 100 on, at the
-length of training.
+(`benchmarks/recurrent_ppo.py`) with the same settings for every cell, and is that of the update with the most
+successes. The settings were chosen with BMRU on seeds from 100 on, at the length of training: it soon finds the way
+there with many of them, but with some it may lose it again, which is why the best update is kept.
 
 Of each length there are 200 episodes, half with each cue, of at most twice as many actions as the shortest way has.
 "success" is that of the policy that takes the likeliest action. As nothing is then left to chance, the episodes of a
@@ -141,7 +142,9 @@ def draw(found: list[dict[str, Any]], out: pathlib.Path) -> None:
         axis.plot(LENGTHS, rates.mean(0), label=cell, **look)
         axis.fill_between(LENGTHS, rates.min(0), rates.max(0), color=look["color"], alpha=0.15, linewidth=0)
     style.logarithmic(axis, "x")
-    axis.axvline(found[0]["trained_at"], color=style.GREY, linewidth=0.8, linestyle=":")
+    trained = found[0]["trained_at"]
+    axis.axvline(trained, color=style.GREY, linewidth=0.8, linestyle=":")
+    axis.text(1.1 * trained, 0, "length of training", color=style.GREY, fontsize=style.SMALL, va="bottom")
     axis.axhline(CHANCE, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.text(LENGTHS[-1], CHANCE - 0.02, "chance", color=style.GREY, fontsize=style.SMALL, ha="right", va="top")
     axis.set(xlabel="length L of the maze", ylabel="success rate", ylim=(-0.03, 1.05))
