@@ -57,11 +57,11 @@ def test_sizes_are_checked(option):
 
 
 def test_the_diagonal_starts_on_a_ring_and_the_maps_as_permutations():
-    cell = PDSSM(1, 1000, r_min=0.5, r_max=0.8, max_phase=3.0, transitions=1, hidden=1, rngs=0)
+    cell = PDSSM(1, 400, r_min=0.5, r_max=0.8, max_phase=3.0, transitions=1, hidden=1, rngs=0)
     size, turns = sigmoid(np.float64(cell.magnitude.bias[...])), sigmoid(np.float64(cell.phase.bias[...]))
-    assert 0.5 <= size.min() < 0.51 < 0.79 < size.max() <= 0.8
-    assert (size**2).mean() == pytest.approx((0.5**2 + 0.8**2) / 2, abs=0.01)  # uniform in area
-    assert 0 <= turns.min() < 0.01 < 2.98 / (2 * np.pi) < turns.max() < 3 / (2 * np.pi)
+    assert 0.5 <= size.min() < 0.52 < 0.78 < size.max() <= 0.8
+    assert (size**2).mean() == pytest.approx((0.5**2 + 0.8**2) / 2, abs=0.02)  # uniform in area
+    assert 0 <= turns.min() < 0.01 < 2.95 / (2 * np.pi) < turns.max() < 3 / (2 * np.pi)
     assert turns.mean() == pytest.approx(1.5 / (2 * np.pi), abs=0.02)
     np.testing.assert_allclose(np.exp(2 * np.float64(cell.log_gamma[...])), 1 - size**2, rtol=1e-4)
     maps = PDSSM(1, 6, rngs=0).transitions[...].argmax(1)

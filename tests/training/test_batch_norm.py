@@ -127,7 +127,7 @@ def test_they_come_with_the_parameters_of_another_run(run, tmp_path):
     held, found = arrays(workdir, best), arrays(tmp_path / "w", 1)
     np.testing.assert_allclose(found["head.kernel"], held["head.kernel"], rtol=1e-5)
     share = (found["norm.variance"] / held["norm.variance"] - 0.95) / 0.05
-    assert 0.5 < share.min() < share.max() < 2  # of a variance that is far from 1
+    assert 0.25 < share.min() < share.max() < 4  # of a variance that is far from 1
 
 
 SHARDED = """
