@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mru.cells._linear import linear
+from mru.model.embedding import Embedding
 from mru.model.segments import concrete
 
 
@@ -31,7 +32,7 @@ def check_sizes(inputs: int, outputs: int, width: int, state_size: int, vocabula
 
 def encoders(
     inputs: int, vocabulary: int, positions: int, width: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
-) -> tuple[nnx.Linear | nnx.Embed, nnx.Linear | None]:
+) -> tuple[nnx.Linear | Embedding, nnx.Linear | None]:
     """The encoder of features or tokens, and that of the positions, if there are any.
 
     Fan-in counts the positions: the two products are one, of the concatenated input.
@@ -41,7 +42,7 @@ def encoders(
         return nnx.initializers.normal(fan_in**-0.5)
 
     encoder = (
-        nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
+        Embedding(vocabulary, width, dtype=dtype, rngs=rngs)
         if vocabulary
         else linear(inputs, width, dtype=dtype, kernel_init=lecun(inputs + positions), rngs=rngs)
     )
