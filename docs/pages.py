@@ -235,8 +235,8 @@ def configs_page():
     """All configs with what their heads say."""
     parts = [
         "# Configs",
-        "The head of each config says its command, the score to expect, the time and the hardware. How configs work "
-        "is in [](../start.md).",
+        "The head of each config says its command, the score to expect, the time and the hardware, or that it has not "
+        "been trained; those of `published` say what others have published. How configs work is in [](../start.md).",
     ]
     for path in config_paths():
         head, body = head_and_body(path)

@@ -62,6 +62,11 @@ def parse(argv):
     return command_line.parse([str(a) for a in argv], tasks.REGISTRY)
 
 
+def head_of(path):
+    """What the comments of a config say, in one line."""
+    return " ".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+
+
 def config_file(folder, text=TINY):
     path = pathlib.Path(folder) / "tiny.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

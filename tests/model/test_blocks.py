@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from reference import shake, sigmoid
+from stacks import INPUTS, OUTPUTS, close, compiled_ways, features, trees_close
 
 from mru import SequenceBlock, SequenceModel, cells
 from mru.model.activations import ACTIVATIONS, Activation
 from mru.model.norms import BatchNorm
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-INPUTS, OUTPUTS, D, T = 3, 4, 6, 8
-close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
+D, T = 6, 8
 PUBLISHED = [
     {"norm": "batch", "activation": "half_glu1", "conv": 4, "expansion": 0},
     {"norm": "batch", "prenorm": False, "activation": "half_glu2", "conv": 9, "final_norm": False},
@@ -37,19 +37,7 @@ def make(**kwargs):
 
 @functools.cache
 def compiled(**kwargs):
-    model = make(**kwargs)
-    graphdef, variables = nnx.split(model)
-    call = jax.jit(lambda v, x, state=None, **kw: nnx.merge(graphdef, v)(x, state, **kw))
-    step = jax.jit(lambda v, x, state: nnx.merge(graphdef, v).step(x, state))
-    return model, functools.partial(call, variables), functools.partial(step, variables)
-
-
-def features(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, INPUTS)), jnp.float32)
-
-
-def trees_close(mine, theirs):
-    jax.tree.map(close, mine, theirs)
+    return compiled_ways(make(**kwargs))
 
 
 # One model, four ways to run it

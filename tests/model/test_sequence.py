@@ -8,16 +8,15 @@ import optax
 import pytest
 from flax import linen, nnx
 from reference import shake
+from stacks import INPUTS, OUTPUTS, close, compiled_ways, features, trees_close
 
 from mru import SequenceBlock, SequenceModel, cells
 from mru.model import pooling
 from mru.model.positions import sinusoidal_positions
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-INPUTS, OUTPUTS, T = 3, 4, 7
+T = 7
 POOLINGS = ["mean", "last", "none"]
-TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
-close = functools.partial(np.testing.assert_allclose, **TOLERANCE)
 
 
 def make(inputs=INPUTS, cells=("lru+bmru", "mingru"), **kwargs):
@@ -37,19 +36,7 @@ def make(inputs=INPUTS, cells=("lru+bmru", "mingru"), **kwargs):
 
 @functools.cache
 def compiled(**kwargs):
-    model = shake(make(**kwargs), scale=0.1)
-    graphdef, variables = nnx.split(model)
-    call = jax.jit(lambda v, x, state=None, **kw: nnx.merge(graphdef, v)(x, state, **kw))
-    step = jax.jit(lambda v, x, state: nnx.merge(graphdef, v).step(x, state))
-    return model, functools.partial(call, variables), functools.partial(step, variables)
-
-
-def features(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, INPUTS)), jnp.float32)
-
-
-def trees_close(mine, theirs):
-    jax.tree.map(close, mine, theirs)
+    return compiled_ways(shake(make(**kwargs), scale=0.1))
 
 
 # One model, four ways to run it

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from own_cells import LSTM, CachedAttention
+from stacks import close, trees_close
 
 from mru import SequenceModel
 from mru.model.positions import sinusoidal_positions
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 D, N, T = 6, 4, 7
-close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
 
 
 def make(**kwargs):
@@ -25,10 +25,6 @@ def make(**kwargs):
 
 def inputs(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, 3)), jnp.float32)
-
-
-def trees_close(mine, theirs):
-    jax.tree.map(close, mine, theirs)
 
 
 @functools.cache
