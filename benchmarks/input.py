@@ -32,6 +32,7 @@ from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.messages import UserError, error_line
 from mru.training.trainer import Trainer
+from tasks._computed import Computed
 
 MODELS = {
     "gpu": ["--model.cells", "bmru,bmru,bmru,bmru", "--model.width", "128", "--model.state_size", "128"],
@@ -59,17 +60,16 @@ def config_of(name: str, data_dir: str | None, argv: list[str]) -> Config:
 
 
 def is_prepared(task: Any) -> bool:
-    """Whether nothing has to be computed that a prepared data set would hold."""
-    return not getattr(task, "dataset", "") or task.arrays is not None
+    """Whether no example is computed that a prepared set would hold."""
+    return not isinstance(task, Computed) or task.arrays is not None
 
 
 def stream(config: Config) -> contextlib.closing[Any]:
     """The batches that train.py asks for."""
     of = config.train
-    batches = train_batches(
-        config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch(), prefetch=2
+    return contextlib.closing(
+        train_batches(config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch())
     )
-    return contextlib.closing(batches)
 
 
 class Steps:
@@ -200,7 +200,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=5, help="timings of each kind")
     arguments.add_argument("--seconds", type=float, default=2.0, help="about how long one takes")
     given, argv = arguments.parse_known_args()
-    argv = [*MODELS[start()], *argv]
+    argv = [*MODELS["cpu" if start() == "cpu" else "gpu"], *argv]
     names = given.task or [name for name in tasks.names() if name != "npz"]  # which is what its file is
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batches made ahead in 2 threads")
     print(
