@@ -55,6 +55,24 @@ def _mean(values: Array, batch: dict[str, Array]) -> Array:
     return jnp.where(asked, values, 0).sum(-1) / jnp.maximum(asked.sum(-1), 1)
 
 
-def distinct(stream: np.random.Generator, count: int, limit: int) -> np.ndarray:
-    """So many different integers of [0, limit), every set equally likely, in rising order, int64 `(count,)`."""
-    return np.sort(stream.choice(limit, count, replace=False, shuffle=False))
+def distinct(draws: np.ndarray, limit: int) -> np.ndarray:
+    """Different integers of [0, limit) in each row, every set of them equally likely, in rising order, int64 `(n, k)`.
+
+    Floyd's method (Bentley and Floyd 1987, "A sample of brilliance"), for all rows at a time.
+
+    Args:
+        draws: Numbers U[0, 1), float64 `(n, k)`.
+        limit: At least k.
+    """
+    count = draws.shape[1]
+    found = np.empty(draws.shape, np.int64)
+    for i, last in enumerate(range(limit - count, limit)):
+        found[:, i] = integers(draws[:, i], last + 1)
+        is_taken = (found[:, :i] == found[:, i, None]).any(1)
+        found[is_taken, i] = last
+    return np.sort(found, 1)
+
+
+def integers(draws: np.ndarray, limit: int) -> np.ndarray:
+    """Integers of [0, limit), below 2^31, from as many numbers U[0, 1) in float64."""
+    return (draws * limit).astype(np.int32)

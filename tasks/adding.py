@@ -43,10 +43,12 @@ class Adding(Generated, name="adding"):
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         values = np.empty((len(indices), self.length), np.float32)
-        where, half = np.empty((len(indices), 2), np.int64), self.length // 2
-        for row, places, stream in zip(values, where, self._streams(split, indices)):
+        draws, half = np.empty((len(indices), 2)), self.length // 2
+        for row, draw, stream in zip(values, draws, self._streams(split, indices)):
             stream.random(dtype=np.float32, out=row)
-            places[:] = stream.integers(half), stream.integers(half, self.length)
+            stream.random(out=draw)
+        where = np.int64(draws * (half, self.length - half))
+        where[:, 1] += half
         inputs = np.zeros((*values.shape, 2), np.float32)
         inputs[..., 0] = values
         np.put_along_axis(inputs[..., 1], where, np.float32(1), 1)

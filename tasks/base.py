@@ -140,6 +140,20 @@ class Generated(Task):
         """`streams` of this task and seed."""
         return streams(self.name, self.seed, split, indices)
 
+    def _uniform(self, split: str, indices: np.ndarray, count: int) -> np.ndarray:
+        """The first numbers U[0, 1) of each stream, float64 `(n, count)`: one call each, as calls take most time."""
+        draws = np.empty((len(indices), count))
+        for row, stream in zip(draws, self._streams(split, indices)):
+            stream.random(out=row)
+        return draws
+
+    def _words(self, split: str, indices: np.ndarray, count: int) -> np.ndarray:
+        """The first random bits of each stream, uint32 `(n, count)`, in the order in which a generator uses them."""
+        raw = np.empty((len(indices), (count + 1) // 2), "<u8")  # whose lower half comes first
+        for row, stream in zip(raw, self._streams(split, indices)):
+            row[:] = stream.bit_generator.random_raw(raw.shape[1])
+        return raw.view("<u4")[:, :count]
+
 
 def streams(name: str, seed: int, split: str, indices: np.ndarray) -> Iterator[np.random.Generator]:
     """A random generator for each index, valid until the next is taken.

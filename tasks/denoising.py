@@ -48,10 +48,11 @@ class Denoising(Generated, name="denoising"):
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         values = np.empty((len(indices), self.length), np.float32)
-        where = np.empty((len(indices), self.outputs), np.int64)
-        for row, places, stream in zip(values, where, self._streams(split, indices)):
+        draws = np.empty((len(indices), self.outputs))
+        for row, draw, stream in zip(values, draws, self._streams(split, indices)):
             stream.standard_normal(dtype=np.float32, out=row)
-            places[:] = distinct(stream, self.outputs, self.length - max(self.forget, 1))
+            stream.random(out=draw)
+        where = distinct(draws, self.length - max(self.forget, 1))
         inputs = np.zeros((*values.shape, 2), np.float32)
         inputs[..., 0] = values
         np.put_along_axis(inputs[..., 1], where, np.float32(1), 1)

@@ -13,12 +13,12 @@ import numpy as np
 from jax import Array
 from scipy.stats import rankdata
 
-from tasks._recorded import Recorded
+from tasks._augmentation import Signals
 from tasks.base import accuracy, cross_entropy
 
 
 @dataclass(frozen=True)
-class Beats(Recorded, name="ecg"):
+class Beats(Signals, name="ecg"):
     """Two classes (1 for a PVC) of windows around a beat, in mV less the window's mean; T = 720, which is 2 s.
 
     A PVC comes early and has another shape; the window shows the beats before and behind, too. PVCs are few (11 % of
@@ -43,8 +43,8 @@ class Beats(Recorded, name="ecg"):
     counts: ClassVar[tuple[int, int]] = (11800, 1396)
 
     def _validate(self) -> None:
-        super()._validate()
         self._require_integer("length", 1)
+        super()._validate()
 
     @property
     def sizes(self) -> dict[str, int]:

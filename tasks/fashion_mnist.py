@@ -13,8 +13,8 @@ from tasks.smnist import PermutedMNIST, SequentialMNIST
 class FashionMNIST(SequentialMNIST, name="fashion_mnist"):
     """Ten classes of clothes, T = 784 normalised pixels, row by row; validation is the last 10 % of train."""
 
-    mean: ClassVar[float] = 0.2860
-    deviation: ClassVar[float] = 0.3530
+    mean: ClassVar[tuple[float, ...]] = (0.2860,)
+    deviation: ClassVar[tuple[float, ...]] = (0.3530,)
     dataset: ClassVar[str] = "fashion_mnist"
 
 
@@ -22,6 +22,6 @@ class FashionMNIST(SequentialMNIST, name="fashion_mnist"):
 class PermutedFashionMNIST(PermutedMNIST, name="permuted_fashion_mnist"):
     """Ten classes of clothes, T = 784 normalised pixels in one random order, the same for every image."""
 
-    mean: ClassVar[float] = FashionMNIST.mean
-    deviation: ClassVar[float] = FashionMNIST.deviation
+    mean: ClassVar[tuple[float, ...]] = FashionMNIST.mean
+    deviation: ClassVar[tuple[float, ...]] = FashionMNIST.deviation
     dataset: ClassVar[str] = FashionMNIST.dataset

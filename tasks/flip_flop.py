@@ -51,15 +51,16 @@ class FlipFlop(PerStep, name="flip_flop"):
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         shape = len(indices), self.length // 2
-        chances, bits = np.empty(shape, np.float32), np.empty(shape, np.int8)
-        for chance, bit, stream in zip(chances, bits, self._streams(split, indices)):
-            stream.random(dtype=np.float32, out=chance)
-            bit[:] = stream.integers(0, 2, shape[1], dtype=np.int8)
+        # Of the streams' bits, 32 for each instruction and 8 for each bit are used.
+        words = self._words(split, indices, shape[1] + -(-shape[1] // 4))
+        chances = (words[:, : shape[1]] >> 8).astype(np.float32) * np.float32(2**-24)
+        bits = np.ascontiguousarray(words[:, shape[1] :]).view(np.int8)[:, : shape[1]] < 0
         instructions = np.where(chances < self.p_ignore, IGNORE, READ).astype(np.int8)
         instructions[chances >= (1 + self.p_ignore) / 2] = WRITE
         instructions[:, 0], instructions[:, -1] = WRITE, READ
-        last = np.maximum.accumulate(np.where(instructions == WRITE, np.arange(shape[1], dtype=np.int32), 0), 1)
-        read, memory = instructions == READ, np.take_along_axis(bits, last, 1)
+        # The last `write` so far is the largest of the numbers 2 t + bit at writes.
+        written = np.where(instructions == WRITE, 2 * np.arange(shape[1], dtype=np.int32) + bits, 0)
+        read, memory = instructions == READ, np.maximum.accumulate(written, 1) & 1
         inputs = np.empty((*shape, 2), np.int32)
         inputs[..., 0], inputs[..., 1] = instructions, BIT + np.where(read, memory, bits)
         targets = np.full((*shape, 2), NOT_ASKED, np.int32)

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from tasks._augmentation import Signals
 from tasks._datasets.base import padded
-from tasks._recorded import Recorded
 
 
 @dataclass(frozen=True)
-class SpokenDigits(Recorded, name="fsdd"):
+class SpokenDigits(Signals, name="fsdd"):
     """Ten classes, T = 8,192 samples (1.024 s), padded behind, in units of the deviation of all of train.
 
     Test is the official one, the recordings 0 to 4 of each digit and speaker; validation is the last 10 % of the rest,
@@ -35,8 +35,8 @@ class SpokenDigits(Recorded, name="fsdd"):
     deviation: ClassVar[float] = 1995.0
 
     def _validate(self) -> None:
-        super()._validate()
         self._require_integer("length", 1)
+        super()._validate()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks._per_step import NOT_ASKED, PerStep, distinct
+from tasks._per_step import NOT_ASKED, PerStep, distinct, integers
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,17 @@ class MQAR(PerStep, name="mqar"):
         return 2 / self.vocabulary
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        n, context, half = len(indices), 2 * self.pairs, self.vocabulary // 2
+        context, half = 2 * self.pairs, self.vocabulary // 2
         slots = (self.length - context) // 2
-        keys = np.empty((n, self.pairs), np.int32)
-        values, times = np.empty(keys.shape, np.int32), np.empty((n, slots), np.float32)
-        inputs = np.empty((n, self.length), np.int32)
-        for key, value, time, row, stream in zip(keys, values, times, inputs, self._streams(split, indices)):
-            key[:] = stream.permutation(distinct(stream, self.pairs, half))
-            value[:] = stream.integers(half, self.vocabulary, self.pairs)
-            stream.standard_exponential(dtype=np.float32, out=time)
-            row[context:] = stream.integers(0, self.vocabulary, self.length - context)
+        sizes = (self.pairs, self.pairs, self.pairs, slots, self.length - context)
+        draws = np.split(self._uniform(split, indices, sum(sizes)), np.cumsum(sizes)[:-1], 1)
+        keys = np.take_along_axis(distinct(draws[0], half).astype(np.int32), np.argsort(draws[1], 1), 1)
+        values = half + integers(draws[2], half)
+        inputs = np.empty((len(indices), self.length), np.int32)
         inputs[:, :context:2], inputs[:, 1:context:2] = keys, values
+        inputs[:, context:] = integers(draws[4], self.vocabulary)
         # Of independent clocks, each of which rings at the rate of its slot, the first K to ring are such a draw.
-        times *= np.arange(1, slots + 1, dtype=np.float32) ** np.float32(1 - self.power)
+        times = -np.log1p(-draws[3]) * np.arange(1, slots + 1) ** (1 - self.power)
         where = context + 2 * np.argsort(times, 1)[:, : self.pairs]
         np.put_along_axis(inputs, where, keys, 1)
         targets = np.full(inputs.shape, NOT_ASKED, np.int32)

@@ -7,14 +7,22 @@ Range Arena", 2020, arXiv 2011.04006.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import numpy as np
+from jax import Array
 
-from tasks._recorded import Recorded
+from tasks._augmentation import Images
 
 
 @dataclass(frozen=True)
-class SequentialCIFAR10(Recorded, name="scifar"):
-    """Ten classes, T = 1,024 pixels of three normalised colours, row by row; validation is the last 10 % of train."""
+class SequentialCIFAR10(Images, name="scifar"):
+    """Ten classes, T = 1,024 pixels of three normalised colours, row by row; validation is the last 10 % of train.
+
+    Attributes:
+        flip: In training each image has left and right exchanged with probability 1/2.
+    """
+
+    flip: bool = False
 
     length: ClassVar[int] = 1024
     features: ClassVar[int] = 3
@@ -35,9 +43,14 @@ class SequentialCIFAR10(Recorded, name="scifar"):
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         part, rows = self._rows(split, indices)
         pixels = self._channels(self.arrays[f"{part}_images"][rows].reshape(-1, self.length, 3).astype(np.float32))
-        pixels -= 255 * np.float32(self.mean)
-        pixels *= 1 / (255 * np.float32(self.deviation))
+        # As rows of T * features numbers: NumPy is slow along an axis of three.
+        rows_of = pixels.reshape(len(indices), self.length * self.features)
+        rows_of -= np.tile(255 * np.float32(self.mean), self.length)
+        rows_of *= np.tile(1 / (255 * np.float32(self.deviation)), self.length)
         return {"inputs": pixels, "targets": self.arrays[f"{part}_labels"][rows].astype(np.int32)}
+
+    def _is_mirrored(self, key: Array, n: int) -> Array | None:
+        return jax.random.bernoulli(key, shape=(n,)) if self.flip else None
 
     def _channels(self, colours: np.ndarray) -> np.ndarray:
         """The input's channels, float32 `(n, T, features)`, from red, green and blue, 0 to 255."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks._per_step import NOT_ASKED, PerStep, distinct
+from tasks._per_step import NOT_ASKED, PerStep, distinct, integers
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,9 @@ class SelectiveCopy(PerStep, name="selective_copy"):
         return self.alphabet
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        where = np.empty((len(indices), self.count), np.int64)
-        symbols = np.empty(where.shape, np.int32)
-        for place, symbol, stream in zip(where, symbols, self._streams(split, indices)):
-            place[:] = distinct(stream, self.count, self.places)
-            symbol[:] = stream.integers(0, self.alphabet, self.count)
+        draws = self._uniform(split, indices, 2 * self.count)
+        where = distinct(draws[:, : self.count], self.places)
+        symbols = integers(draws[:, self.count :], self.alphabet)
         inputs = np.full((len(indices), self.length), self.alphabet, np.int32)
         np.put_along_axis(inputs, where, symbols, 1)
         inputs[:, self.places :] = self.alphabet + 1

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from mru.training.shuffle import permutation
+from tasks._augmentation import Images
 from tasks._datasets import preparation, store
-from tasks._recorded import Recorded
 
 
 @functools.cache
@@ -30,15 +30,15 @@ def _built(folder: str, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class SequentialMNIST(Recorded, name="smnist"):
+class SequentialMNIST(Images, name="smnist"):
     """Ten classes, T = 784 normalised pixels, row by row; validation is the last 10 % of the training part.
 
     A data directory that an earlier version prepared with tensorflow-datasets is read as it is.
     """
 
     # Mean and standard deviation of all training pixels, which every published result divides by.
-    mean: ClassVar[float] = 0.1307
-    deviation: ClassVar[float] = 0.3081
+    mean: ClassVar[tuple[float, ...]] = (0.1307,)
+    deviation: ClassVar[tuple[float, ...]] = (0.3081,)
 
     length: ClassVar[int] = 784
     features: ClassVar[int] = 1
@@ -52,11 +52,6 @@ class SequentialMNIST(Recorded, name="smnist"):
         """Number of examples of each split."""
         return {"train": 54000, "validation": 6000, "test": 10000}
 
-    @property
-    def order(self) -> np.ndarray:
-        """Pixel shown at each step, int `(784,)`: step t shows pixel `order[t]` of the image read row by row."""
-        return np.arange(self.length)
-
     def _part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """All of a part ("train" or "test"): pixels uint8 `(n, 784)` and classes `(n,)`."""
         prepared = store.folder(self.data_dir, self.dataset).exists()
@@ -69,8 +64,8 @@ class SequentialMNIST(Recorded, name="smnist"):
         part, rows = self._rows(split, indices)
         pixels, classes = self._part(part)
         inputs = np.take(pixels[rows], self.order, axis=1).astype(np.float32)
-        inputs -= np.float32(255 * self.mean)
-        inputs *= np.float32(1 / (255 * self.deviation))
+        inputs -= np.float32(255 * self.mean[0])
+        inputs *= np.float32(1 / (255 * self.deviation[0]))
         return {"inputs": inputs[..., None], "targets": classes[rows].astype(np.int32)}
 
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from tasks._augmentation import Signals
 from tasks._datasets.speech import from_mu_law
-from tasks._recorded import Recorded
 
 
 @dataclass(frozen=True)
-class SpeechCommands(Recorded, name="speech_commands"):
+class SpeechCommands(Signals, name="speech_commands"):
     """Twelve classes, T = 8,000 samples (1 s), in units of the deviation of all of train.
 
     Of the public set only the official test part is used, 4,890 clips, and split anew by speaker: no speaker of one

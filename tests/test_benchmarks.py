@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jax.experimental import io_callback
 from train_helpers import ROOT, config_file
 
 import mru
+import tasks
 from benchmarks import generate, rivals, runs, selective
+from benchmarks import input as input_pipeline
 from benchmarks.measure import measure
 from benchmarks.scan import FLOORS, gradient, operator
 
@@ -221,3 +224,30 @@ def test_runs_clock_each_check_and_leave_them_out(tmp_path):
     assert not any(unchecked["check_seconds"].values())
     assert set(unchecked["arrays"]) == {0}
     assert 0 not in timed["arrays"]
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_input_is_what_a_step_with_the_pipeline_takes_longer(tmp_path, monkeypatch):
+    """A pipeline that is slow on purpose: of 10 steps a call it makes 2 calls, one in each thread, in 0.2 s."""
+    examples = tasks.get("digits")._examples
+
+    def slow(*args):
+        time.sleep(0.2)
+        return examples(*args)
+
+    monkeypatch.setattr(tasks.get("digits"), "_examples", slow)
+    tiny = ["--model.cells", "lru", "--model.width", "4", "--model.state_size", "2", "--train.batch_size", "2"]
+    missing, row = input_pipeline.rows(["smnist", "digits"], str(tmp_path), tiny, repeats=1, seconds=0.01)
+    assert missing["task"] == "smnist"
+    assert f"has no mnist; run: python -m tasks.prepare smnist --data_dir {tmp_path}" in missing["missing"]
+    assert (row["batch"], row["steps_per_call"], row["length"]) == (2, 10, 64)
+    assert 0 < row["steps_per_second"] < 150
+    assert 0 < row["pipeline_steps_per_second"] < 150
+    a, b = (np.mean(row[key]) for key in ("seconds_with_input", "seconds_cached"))
+    assert row["share_of_input"] == pytest.approx(1 - b / a)
+    assert row["share_of_input"] > 0.3
+    assert row["pipeline_examples_per_second"] == 2 * row["pipeline_steps_per_second"]
+    assert "not measured: " in input_pipeline.line(missing)
+    assert f"{100 * row['share_of_input']:.1f} %" in input_pipeline.line(row)
+    input_pipeline.draw([missing, row], tmp_path / "input.png")
+    assert (tmp_path / "input.png").stat().st_size > 10_000

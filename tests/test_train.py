@@ -352,6 +352,14 @@ def test_data_that_are_not_finite_are_named(registry, tmp_path, split, argument,
     assert steps(tmp_path / "w") == ([5, 10] if split == "train" else [])
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_an_empty_split_is_refused(registry, tmp_path, monkeypatch, split):
+    monkeypatch.setattr(Listed, "sizes", Listed.sizes | {split: 0})
+    code, said = main(*listed(tmp_path))
+    assert_refused(code, said, [f"task = listed with 0 {split} examples, allowed: one or more in each split"])
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_diverging_run_stops(registry, tmp_path):
     code, said = main(*listed(tmp_path, "--optimizer.lr", "1e30", "--optimizer.warmup", "0"))
     assert code == 1

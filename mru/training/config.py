@@ -76,6 +76,9 @@ def checked(config: Config) -> Config:
     for steps in (task.length, *(task.at(length).length for length in task.retention)):
         if steps >= 2**31:
             raise ValueError(f"task = {task.name} of {steps:,} steps, allowed: below 2^31, as JAX counts in int32")
+    for split, size in task.sizes.items():
+        if size < 1:
+            raise ValueError(f"task = {task.name} with {size} {split} examples, allowed: one or more in each split")
     if task.length % mesh.seq:
         raise ValueError(f"mesh.seq = {mesh.seq}, allowed: a divisor of the {task.length} steps of {task.name}")
     if (pooling == "none") != (task.pooling == "none"):

@@ -140,6 +140,15 @@ class Task(Protocol):
         """What the model is called with for a batch: its `inputs`, and its `lengths` and `reset` if it has them."""
         return ModelInputs(batch["inputs"], batch.get("lengths"), batch.get("reset"))
 
+    def augmented(self, batch: Batch, key: Array) -> Batch:
+        """The batch that a train step learns from: changed at random, if the task says so. Evaluation never is.
+
+        Args:
+            batch: Arrays (B, ...) by name, on the device.
+            key: A random key of the step, which depends on `train.seed` and its number alone.
+        """
+        return batch
+
     def counted(self, batch: Batch) -> Array | None:
         """How many steps of each example its loss and metrics are means over, (B,); None if they are no such means.
 

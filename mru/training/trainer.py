@@ -74,7 +74,8 @@ class Trainer:
         )
         self.key = jax.random.key(config.train.seed)
         # Steps are below 2^31.
-        self.writing_key, self.feedback_key = (jax.random.fold_in(self.key, 2**32 - i) for i in (1, 2))
+        keys = (jax.random.fold_in(self.key, 2**32 - i) for i in (1, 2, 3))
+        self.writing_key, self.feedback_key, self.augmentation_key = keys
         self.graphdef: nnx.GraphDef[Any]
         self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)  # type: ignore[misc]
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -112,7 +113,9 @@ class Trainer:
         return nnx.merge(self.graphdef, params, rest)
 
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key, writing = (jax.random.fold_in(k, state.step) for k in (self.key, self.writing_key))
+        of_run = self.key, self.writing_key, self.augmentation_key
+        key, writing, augmenting = (jax.random.fold_in(k, state.step) for k in of_run)
+        batch = self.task.augmented(batch, augmenting)
         given = self.task.model_inputs(batch)
 
         def model_of(params: nnx.State[Any, Any]) -> Any:

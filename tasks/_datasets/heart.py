@@ -35,6 +35,12 @@ def _beats(held: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> 
             signal, positions, is_pvc = held(record)
             signals.append(signal)
             beats.append(np.stack([np.full_like(positions, row), positions, is_pvc], 1).astype(np.int32))
+        lengths = dict(zip(records, map(len, signals)))
+        if len({*lengths.values()}) > 1:
+            short = min(lengths, key=lengths.__getitem__)
+            raise ValueError(
+                f"record {short} is cut short: it has {lengths[short]:,} samples, and others of {part} more"
+            )
         yield f"{part}_signals", np.stack(signals)
         rows = np.concatenate(beats)
         yield f"{part}_beats", rows[order(row.tobytes() for row in rows)]
@@ -54,9 +60,16 @@ def _from_physionet(paths: list[Path]) -> Arrays:
     files = {path.name: path for path in paths}
 
     def record(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions, kinds = annotations(files[f"{name}.atr"].read_bytes())
+        try:
+            signal = first_channel(files[f"{name}.dat"].read_bytes())
+            positions, kinds = annotations(files[f"{name}.atr"].read_bytes())
+        except (ValueError, IndexError):
+            folder = files[f"{name}.dat"].parent
+            raise ValueError(
+                f"{name}.dat or {name}.atr in {folder} is damaged or cut short: fetch both again"
+            ) from None
         is_beat = np.isin(kinds, _BEATS)
-        return first_channel(files[f"{name}.dat"].read_bytes()), positions[is_beat], kinds[is_beat] == _PVC
+        return signal, positions[is_beat], kinds[is_beat] == _PVC
 
     yield from _beats(record)
 

@@ -31,10 +31,11 @@ class State(NamedTuple):
 
 
 def state(dataset: DataSet, data_dir: str | None) -> State:
-    """What there is of a set in a data directory; nothing but the sizes of files is looked at."""
+    """What there is of a set in a data directory; nothing but the sizes and headers of files is looked at."""
     path = store.folder(data_dir, dataset.name)
     try:
         held = store.manifest(path, dataset.version)
+        store.read(path, dataset.version)
     except store.Damaged as error:
         return State(f"damaged: {error}", None, dataset.bytes)
     if held is not None:
@@ -149,11 +150,15 @@ def _checked(dataset: DataSet, arrays: Arrays) -> Arrays:
     """Arrays as they come, those with a known checksum compared with it.
 
     Raises:
-        ValueError: One differs, or the originals can not be read.
+        ValueError: One differs or is empty, or the originals can not be read.
     """
     known = dict(dataset.sha256)
     try:
         for name, array in arrays:
+            if 0 in array.shape:
+                raise ValueError(
+                    f"{name} of {dataset.name} is empty: its originals have nothing of it; fetch them again"
+                )
             if name in known and hashlib.sha256(np.ascontiguousarray(array)).hexdigest() != known[name]:
                 raise ValueError(f"wrong checksum: {name} of {dataset.name} is not what these originals should give")
             yield name, array

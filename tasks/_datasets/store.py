@@ -74,10 +74,16 @@ def read(path: Path, version: int) -> dict[str, np.ndarray] | None:
     held = manifest(path, version)
     if held is None:
         return None
-    try:
-        return {file.removesuffix(".npy"): np.load(path / file, mmap_mode="r") for file in held["files"]}
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path}: {error}") from None
+    arrays = {}
+    for file, about in held["files"].items():
+        try:
+            array = np.load(path / file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            raise Damaged(f"{path / file} can not be read") from None
+        if (list(array.shape), array.dtype.str) != (about["shape"], about["dtype"]):
+            raise Damaged(f"{path / file} is {array.dtype} {array.shape}, not {about['dtype']} {tuple(about['shape'])}")
+        arrays[file.removesuffix(".npy")] = array
+    return arrays
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,24 @@ def test_download_that_breaks_off_is_gone_on_with(use, data_dir, capsys, server)
     assert left_in(data_dir) == ["arrays"]  # what was downloaded is not needed any more
 
 
+def test_interrupted_download_is_gone_on_with(use, data_dir, capsys, server, monkeypatch):
+    handler, url = server
+    use(made(url=url))
+    with monkeypatch.context() as patch:
+
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(originals, "_CHUNK", 100)
+        patch.setattr(originals.os, "fsync", interrupt)
+        assert "interrupted; nothing half-written stays" in fails(capsys, "made_set", "--data_dir", data_dir)
+    assert left_in(data_dir) == ["downloads"]
+    assert preparation.state(SETS["made_set"], data_dir).said == "missing"
+    prepare.main(["made_set", "--data_dir", data_dir])
+    assert handler.ranges == [None, f"bytes={len(DATA)}-"]
+    np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "x")["numbers"], NUMBERS)
+
+
 def test_complete_part_is_not_fetched_again(use, data_dir, server, tmp_path):
     _, url = server
     folder = tmp_path / "downloads"

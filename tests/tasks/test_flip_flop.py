@@ -42,6 +42,21 @@ def test_instructions_and_bits_are_as_likely_as_they_should_be(p_ignore):
     assert abs(both - p_ignore**2) <= 10 * np.sqrt(p_ignore**2 * (1 - p_ignore**2) / n)
 
 
+@pytest.mark.parametrize("length", [4, 30, 512])
+def test_instructions_and_bits_are_those_of_numpys_generators(length):
+    """One instruction after the other, from numbers that are drawn as they were when results were committed."""
+    task, indices = FlipFlop(length=length, p_ignore=0.5), np.arange(40)
+    for tokens, stream in zip(task.examples("train", indices)["inputs"], task._streams("train", indices)):
+        chances = stream.random(length // 2, np.float32)
+        coins, expected, memory = stream.integers(0, 2, length // 2, np.int8), [], None
+        for t, (chance, coin) in enumerate(zip(chances.tolist(), coins.tolist())):
+            kind = IGNORE if chance < 0.5 else READ if chance < 0.75 else WRITE
+            kind = WRITE if t == 0 else READ if t == length // 2 - 1 else kind
+            memory = coin if kind == WRITE else memory
+            expected += [kind, ZERO + (memory if kind == READ else coin)]
+        assert tokens.tolist() == expected
+
+
 def test_errors_are_counted_at_the_reads_alone():
     task = FlipFlop()
     targets = np.array([[-1, -1, 1, -1, 0, -1, 1, -1]])

@@ -22,6 +22,17 @@ def test_digits_are_uniform():
     np.testing.assert_allclose(counts / 1e5, 0.2, atol=5 * np.sqrt(0.16 / 1e5))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"modulus": 2}, {"modulus": 1000, "length": 65}, {"modulus": 32767, "length": 2}]
+)
+def test_digits_are_those_of_numpys_generators(options):
+    task, indices = ModK(**options), np.arange(300)
+    expected = [
+        stream.integers(0, task.vocabulary, task.length, np.int16) for stream in task._streams("train", indices)
+    ]
+    np.testing.assert_array_equal(task.examples("train", indices)["inputs"], expected)
+
+
 def test_accuracy_is_the_fraction_of_right_steps():
     logits = np.eye(5)[[[0, 1, 2, 3]]]
     assert ModK().metrics(logits, {"targets": np.array([[0, 1, 4, 4]])})["accuracy"].tolist() == [0.5]

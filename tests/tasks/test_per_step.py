@@ -46,9 +46,10 @@ def test_other_steps_change_nothing(name):
 
 def test_distinct_integers_rise_and_cover_the_range():
     rng = np.random.default_rng(0)
-    found = np.array([distinct(rng, 3, 5) for _ in range(2000)])
+    found = distinct(rng.random((2000, 3)), 5)
     assert (np.diff(found) > 0).all()
     assert (found.min(), found.max()) == (0, 4)
     sets, counts = np.unique(found, axis=0, return_counts=True)
     assert len(sets) == 10
     np.testing.assert_allclose(counts / 2000, 0.1, atol=5 * np.sqrt(0.09 / 2000))
+    np.testing.assert_array_equal(distinct(rng.random((4, 6)), 6), [range(6)] * 4)

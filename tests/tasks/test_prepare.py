@@ -136,6 +136,51 @@ def test_full_disk_leaves_nothing(use, source, data_dir, capsys, monkeypatch):
     assert left_in(data_dir) == []
 
 
+@pytest.mark.parametrize("number", [1, 3, 5])  # the header of an array, one of its rows, the manifest
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_that_is_full_at_any_time_leaves_nothing(use, source, data_dir, capsys, monkeypatch, number, code):
+    """Also while the rows of an array come one by one."""
+    done = []
+
+    def full(real):
+        def write(*args):
+            done.append(args)
+            if len(done) == number:
+                raise OSError(code, "No room")
+            return real(*args)
+
+        return write
+
+    rows = lambda paths: iter([("numbers", store.Rows(NUMBERS.reshape(2, -1), (2, 2500), np.int16))])  # noqa: E731
+    use(made(arrays=rows))
+    monkeypatch.setattr(store._Hashing, "write", full(store._Hashing.write))
+    monkeypatch.setattr(store, "_to_disk", full(store._to_disk))
+    line = fails(capsys, "made_set", "--source", source, "--data_dir", data_dir)
+    assert f"no space left for made_set in {data_dir}/made_set" in line
+    assert left_in(data_dir) == []
+    done.extend(range(9))  # when there is room again, it goes on
+    prepare.prepare("made_set", data_dir, source)
+    np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "x")["numbers"].ravel(), NUMBERS)
+
+
+def test_set_without_examples_of_a_part_is_refused(use, source, data_dir, capsys, tmp_path):
+    use(made(arrays=lambda paths: iter([("numbers", NUMBERS), ("few", np.zeros((0, 3)))])))
+    line = fails(capsys, "made_set", "--source", source, "--data_dir", data_dir)
+    assert line == "error: few of made_set is empty: its originals have nothing of it; fetch them again"
+    assert left_in(data_dir) == []
+    for part in ("train", "eval", "test"):
+        (tmp_path / f"new_aan_pairs.{part}.tsv").write_text("" if part == "eval" else "1\ta\tb\tone\ttwo\n")
+    line = fails(capsys, "retrieval", "--source", str(tmp_path), "--data_dir", data_dir)
+    assert "validation_pairs of aan is empty" in line
+
+
+def test_data_directory_that_is_a_file(use, source, capsys, tmp_path):
+    use(made())
+    (tmp_path / "file").write_text("mine")
+    assert str(tmp_path / "file") in fails(capsys, "made_set", "--source", source, "--data_dir", str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_interrupted_prepare_leaves_nothing(use, source, data_dir, capsys):
     def interrupted(paths):
         yield "numbers", NUMBERS
@@ -181,7 +226,7 @@ def test_killed_prepare_is_not_taken_for_complete(use, source, data_dir, capsys)
     assert left_in(data_dir) == ["arrays"]
 
 
-@pytest.mark.parametrize("what", ["short", "missing", "manifest", "version"])
+@pytest.mark.parametrize("what", ["short", "missing", "header", "shape", "manifest", "version"])
 def test_what_was_damaged_is_noticed_and_prepared_again(use, source, data_dir, what):
     use(made())
     prepare.prepare("made_set", data_dir, source)
@@ -190,6 +235,11 @@ def test_what_was_damaged_is_noticed_and_prepared_again(use, source, data_dir, w
         os.truncate(folder / "numbers.npy", 500)
     elif what == "missing":
         (folder / "few.npy").unlink()
+    elif what in ("header", "shape"):
+        data = (folder / "numbers.npy").read_bytes()
+        spoilt = bytes(64) + data[64:] if what == "header" else data.replace(b"(5000,)", b"(4999,)")
+        assert len(spoilt) == len(data)
+        (folder / "numbers.npy").write_bytes(spoilt)
     elif what == "manifest":
         (folder / "manifest.json").write_text("{")
     else:

@@ -9,6 +9,7 @@ import wave
 import numpy as np
 import pytest
 from made_originals import same, write_tar
+from made_set import fails
 
 import tasks
 from tasks._datasets import SETS, heart, speech, store
@@ -207,6 +208,37 @@ def test_beats_are_split_by_record_and_the_same_in_both_forms(tmp_path):
     for part, records in heart.RECORDS.items():
         np.testing.assert_array_equal(arrays[f"{part}_signals"], [held[f"sig_{record}"] for record in records])
     assert len({record for records in heart.RECORDS.values() for record in records}) == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "length", "said"),
+    [
+        ("104.dat", 299, "104.dat or 104.atr in {} is damaged or cut short: fetch both again"),
+        ("104.dat", 297, "record 104 is cut short: it has 99 samples, and others of train more"),
+        ("102.atr", 3, "102.dat or 102.atr in {} is damaged or cut short: fetch both again"),
+        ("106.atr", 4, "106.dat or 106.atr in {} is damaged or cut short: fetch both again"),  # within a skip
+        ("100.dat", 300, "wrong checksum: train_signals of mitdb12"),  # whole, and not what was published
+    ],
+)
+def test_records_that_are_cut_short_are_refused(tmp_path, capsys, file, length, said):
+    for original in SETS["mitdb12"].forms[1].files:
+        is_signal = original.name.endswith("dat")
+        data = in_212(*RNG.integers(-2048, 2048, size=(2, 100))) if is_signal else in_mit_format([(2000, 5)])
+        (tmp_path / original.name).write_bytes(data[:length] if original.name == file else data)
+    line = fails(capsys, "ecg", "--source", str(tmp_path), "--data_dir", str(tmp_path / "data"))
+    assert said.format(tmp_path) in line
+    assert [path.name for path in (tmp_path / "data" / "mitdb12").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_archive_that_is_cut_short_is_refused(tmp_path, capsys, part):
+    clips = {f"recordings/{digit}_theo_{i}.wav": wav(RNG.integers(9999, size=900)) for digit in (0, 9) for i in (0, 5)}
+    path = write_tar(tmp_path / "v1.0.10.tar.gz", clips)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    line = fails(capsys, "fsdd", "--source", str(tmp_path), "--data_dir", str(tmp_path / "data"))
+    assert "the originals of fsdd can not be read: " in line
+    assert [path.name for path in (tmp_path / "data" / "fsdd").iterdir()] == ["lock"]
 
 
 def test_beat_is_in_the_middle_of_its_window(arrays_are):
