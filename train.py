@@ -33,6 +33,7 @@ from jax.sharding import Mesh
 import tasks
 from mru.training import (
     MissingData,
+    buckets,
     checkpoint,
     commands,
     devices,
@@ -49,7 +50,7 @@ from mru.training.checkpoint import Writer
 from mru.training.command_line import parse
 from mru.training.config import Config
 from mru.training.log import Log
-from mru.training.messages import RunFailed, UserError, compiling, error_line, say
+from mru.training.messages import RunFailed, UserError, error_line, say
 from mru.training.progress import Clock, Progress
 from mru.training.report import report
 from mru.training.stop import Stop, Stopped
@@ -135,6 +136,7 @@ def checked(config: Config) -> Mesh:
     mesh = devices.make_mesh(config.mesh, config.train.batch_size)
     try:
         estimate.check(config, mesh)
+        buckets.check(config.task, config.train.buckets)
     except MissingData as error:
         raise UserError(str(error)) from None
     if not checkpoint.steps(config.workdir):
@@ -188,12 +190,14 @@ def train(
         stream = exits.enter_context(contextlib.closing(batches_from(config, step, dispatch)))
         batches = (trainer.place(batch, 1) for batch in stream)
         first = next(batches)
-        with compiling("the train step"), clock.compiling():
-            train_steps = trainer.compile(state, first)
+        with clock.compiling():
+            trainer.compile(state, first)
         stop.listen()
         exits.enter_context(log.progress_bar(step, settings.steps))
         clock.start()
         for batch in itertools.chain([first], batches):
+            with clock.compiling():  # only the first batch of a shape
+                train_steps = trainer.compile(state, batch)
             state, metrics = train_steps(state, batch)
             step += dispatch
             log.train(step, metrics)  # which writes those of the call before: the device is never waited for
@@ -233,6 +237,7 @@ def batches_from(config: Config, step: int, dispatch: int) -> Any:
         seed=config.train.seed,
         start_step=step,
         steps_per_batch=dispatch,
+        buckets=config.train.buckets,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

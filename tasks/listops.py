@@ -43,5 +43,10 @@ class ListOps(Computed, name="listops"):
     def _generate(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         return _listops.generate(self.seed, split, indices)
 
+    def example_lengths(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """Real steps of examples, int `(n,)`; slow if they were not prepared."""
+        arrays = self.arrays
+        return self._made(split, indices)["lengths"] if arrays is None else arrays[f"{split}_lengths"][indices]
+
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         return {name: array.astype(np.int32) for name, array in self._made(split, indices).items()}

@@ -118,6 +118,11 @@ class OwnArrays(Task, name="npz"):
         """Of the inputs, and of targets at every step."""
         return {"inputs": 1, "targets": 1} if self._content.is_per_step else {"inputs": 1}
 
+    def example_lengths(self, split: str, indices: np.ndarray) -> np.ndarray | None:
+        """Real steps of examples, int `(n,)`; None if the file has no `lengths`."""
+        content = self._content
+        return None if content.lengths is None else content.lengths[content.rows[split][indices]]
+
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         content = self._content
         rows = content.rows[split][indices]

@@ -56,6 +56,11 @@ class Retrieval(Recorded, name="retrieval"):
         except MissingData:
             return {"train": 147086, "validation": 18090, "test": 17437}
 
+    def example_lengths(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """Real steps of examples, int `(n,)`."""
+        pairs, starts = self.arrays[f"{split}_pairs"][indices], self.arrays["starts"]
+        return np.minimum(starts[pairs + 1] - starts[pairs], self.document).sum(1) + 1
+
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         arrays = self.arrays
         tokens = np.zeros((len(indices), self.length), np.int32)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks._datasets.base import padded
+from tasks._datasets.base import lengths_of, padded
 from tasks._recorded import Recorded
 
 
@@ -39,6 +39,11 @@ class Text(Recorded, name="text"):
     def sizes(self) -> dict[str, int]:
         """Number of examples of each split."""
         return {"train": 22500, "validation": 2500, "test": 25000}
+
+    def example_lengths(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """Real steps of examples, int `(n,)`."""
+        part, rows = self._rows(split, indices)
+        return lengths_of(self.arrays[f"{part}_starts"], rows, self.length)
 
     def _examples(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         part, rows = self._rows(split, indices)

@@ -205,10 +205,13 @@ def padded_task():
         def _examples(self, split, indices):
             draws = [stream.uniform(-1, 1, 9) for stream in self._streams(split, indices)]
             inputs = np.array(draws, np.float32).reshape(-1, 9, 1)
-            lengths = (3 + indices % 5).astype(np.int32)
+            lengths = self.example_lengths(split, indices)
             targets = inputs[np.arange(len(indices)), lengths - 1]
             inputs = np.where(np.arange(9)[:, None] < lengths[:, None, None], inputs, np.float32(50))
             return {"inputs": inputs, "targets": targets, "lengths": lengths}
+
+        def example_lengths(self, split, indices):
+            return (3 + indices % 5).astype(np.int32)
 
         def loss(self, outputs, batch):
             return jnp.square(outputs - batch["targets"])[:, 0]
@@ -219,10 +222,12 @@ def padded_task():
     return Padded()
 
 
-def test_a_new_task_with_padded_examples(registry, tmp_path):
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_a_new_task_with_padded_examples(registry, tmp_path, buckets):
     task = padded_task()
     text = "task: {name: padded, held_out: 12}\n" + TINY.partition("\n")[2].replace("pmru", "lru")
-    code, said = main("--config", config_file(tmp_path, text), "--workdir", tmp_path / "w")
+    folder = tmp_path / "w"
+    code, said = main("--config", config_file(tmp_path, text), "--workdir", folder, "--train.buckets", buckets)
     assert code == 0, said
     log, summary = read(tmp_path / "w/metrics.jsonl"), json.loads((tmp_path / "w/summary.json").read_text())
     assert [line["step"] for line in log if line["split"] == "train"] == [10, 20]

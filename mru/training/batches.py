@@ -11,6 +11,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
+from mru.training.buckets import cut, lengths, sorted_stream
 from mru.training.finite import all_finite
 from mru.training.messages import RunFailed
 from mru.training.shuffle import shuffled
@@ -26,6 +27,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     steps_per_batch: int = 1,
+    buckets: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
@@ -42,6 +44,8 @@ def train_batches(
         seed: Seed of the order, a non-negative integer.
         start_step: First step, to resume.
         steps_per_batch: Steps K in one element, stacked.
+        buckets: Lengths that elements are cut to; if there are several, batches are of like length
+            (`mru.training.buckets`).
         process_index: This process; it gets that contiguous slice of every global batch.
         process_count: Number of processes.
         prefetch: Elements made ahead, in as many threads; 0 makes each when it is asked for.
@@ -61,13 +65,21 @@ def train_batches(
             raise ValueError(f"{name} = {value}, allowed: an integer >= {low}")
     size = task.sizes["train"]
     start = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] % size) if size >= ENDLESS else 0
-    within = np.arange(steps_per_batch)[:, None] * batch_size + process_index * local + np.arange(local)
+    here = slice(process_index * local, (process_index + 1) * local)
+
+    def unsorted(positions: np.ndarray) -> np.ndarray:
+        return (start + positions) % size if size >= ENDLESS else shuffled(positions, size, seed)
+
+    indices_at = unsorted if buckets == 1 else sorted_stream(task, unsorted, batch_size, seed)
+    within = np.arange(steps_per_batch * batch_size)
 
     def element(number: int) -> Batch:
-        positions = (start_step + number * steps_per_batch) * batch_size + within.reshape(-1)
-        indices = (start + positions) % size if size >= ENDLESS else shuffled(positions, size, seed)
-        arrays = _examples(task, "train", indices)
-        return {key: array.reshape(steps_per_batch, local, *array.shape[1:]) for key, array in arrays.items()}
+        indices = indices_at((start_step + number * steps_per_batch) * batch_size + within)
+        mine = indices.reshape(steps_per_batch, batch_size)[:, here]
+        arrays = _examples(task, "train", mine.reshape(-1))
+        batch = {key: array.reshape(*mine.shape, *array.shape[1:]) for key, array in arrays.items()}
+        # All processes cut alike, so each looks at the examples of all.
+        return cut(task, batch, buckets, "train", indices, axis=1)
 
     return _ahead(task, "train", element, ENDLESS, prefetch)
 
@@ -77,26 +89,28 @@ def evaluation_batches(
     split: str,
     *,
     batch_size: int,
+    buckets: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     count: int | None = None,
     prefetch: int = 2,
 ) -> grain.DatasetIterator[Batch]:
-    """One pass over a split, in order, in batches of one shape.
+    """One pass over a split, in order, in batches of one shape; with buckets, by length.
 
     Args:
         task: Where the examples come from.
         split: "train", "validation" or "test".
         batch_size: Examples of a batch, over all processes.
+        buckets: Lengths that batches are cut to; if there are several, shorter examples come first.
         process_index: This process; it gets that contiguous slice of every global batch.
         process_count: Number of processes.
         count: Only the first so many examples; None for all of them.
         prefetch: Batches made ahead, in as many threads; 0 makes each when it is asked for.
 
     Returns:
-        An iterator of what `task.examples` returns for `batch_size / process_count` examples, and `weight`, float32
-        `(batch_size / process_count,)`: 1 for an example, 0 for what fills up the last batch. The mean of a metric is
-        `sum(weight * metric) / sum(weight)` over all batches and processes.
+        An iterator of what `task.examples` returns for `batch_size / process_count` examples, and two arrays of that
+        size: `index`, int32, which examples they are, and `weight`, float32, 1 for an example and 0 for what fills up
+        the last batch. The mean of a metric is `sum(weight * metric) / sum(weight)` over all batches and processes.
 
     Raises:
         ValueError: an argument out of range, or a batch that the processes cannot share equally.
@@ -109,12 +123,16 @@ def evaluation_batches(
     if count is not None and count < 1:
         raise ValueError(f"count = {count}, allowed: an integer >= 1, or None for all examples")
     size = task.sizes[split] if count is None else min(count, task.sizes[split])
-    within = process_index * local + np.arange(local)
+    here = slice(process_index * local, (process_index + 1) * local)
+    order = np.arange(size)
+    if buckets > 1:
+        order = np.argsort(lengths(task, split, order), kind="stable")
 
     def element(number: int) -> Batch:
-        indices = number * batch_size + within
-        batch = _examples(task, split, np.minimum(indices, size - 1))  # a real example fills up, so all stays finite
-        return batch | {"weight": (indices < size).astype(np.float32)}
+        places = number * batch_size + np.arange(batch_size)
+        indices = order[np.minimum(places, size - 1)]  # a real example fills up, so all stays finite
+        batch = cut(task, _examples(task, split, indices[here]), buckets, split, indices)
+        return batch | {"index": indices[here].astype(np.int32), "weight": (places[here] < size).astype(np.float32)}
 
     return _ahead(task, split, element, -(-size // batch_size), prefetch)
 

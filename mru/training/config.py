@@ -89,6 +89,8 @@ def checked(config: Config) -> Config:
         raise ValueError(
             "model.bidirectional = True, allowed: false, or task.retention = []: that curve is streamed step by step"
         )
+    if mesh.seq > 1 and config.train.buckets > 1:
+        raise ValueError(f"train.buckets = {config.train.buckets}, allowed: 1 where mesh.seq is above 1")
     rise = config.optimizer.warmup_steps
     if rise is not None and rise >= config.train.steps:
         raise ValueError(f"optimizer.warmup_steps = {rise}, allowed: below train.steps = {config.train.steps}, or null")

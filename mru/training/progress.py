@@ -90,10 +90,13 @@ class Clock:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """Count what happens inside as compilation."""
+        """Count what happens inside as compilation, and not as training."""
         began = time.perf_counter()
         yield
-        self.compile += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.compile += seconds
+        if self.since is not None:
+            self.since += seconds
 
     def stamp(self, progress: Progress) -> Progress:
         """The progress with the seconds of now."""

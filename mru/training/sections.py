@@ -146,6 +146,8 @@ class TrainConfig(Section):
         log_every: Steps that one line of metrics.jsonl averages.
         steps_per_dispatch: At most so many steps in one call of the device, of which evaluations must be multiples; 10
             if null.
+        buckets: Lengths that batches are cut to, equal parts of the task's; if there are several, batches are of
+            examples of like length, and less is padding. For tasks that pad.
         deterministic: On a GPU, let equal commands give equal bits, which costs speed; on a CPU they do anyway.
         patience: Stop after so many evaluations without a better one; never if null.
         schedules: Changes to the ramps of the scalars that cells leave to a schedule, by their names: start, end,
@@ -163,6 +165,7 @@ class TrainConfig(Section):
     eval_every: PositiveInt = 200
     log_every: PositiveInt = 50
     steps_per_dispatch: PositiveInt | None = None
+    buckets: PositiveInt = 1
     deterministic: bool = False
     patience: PositiveInt | None = None
     schedules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)

@@ -136,6 +136,13 @@ class Task(Protocol):
             MissingData: The data set has not been prepared.
         """
 
+    def example_lengths(self, split: str, indices: np.ndarray) -> np.ndarray | None:
+        """How many real steps examples have, int (n,), quickly; None if they are not padded.
+
+        With them, batches can be made of examples of like length (`train.buckets`).
+        """
+        return None
+
     def model_inputs(self, batch: Batch) -> ModelInputs:
         """What the model is called with for a batch: its `inputs`, and its `lengths` and `reset` if it has them."""
         return ModelInputs(batch["inputs"], batch.get("lengths"), batch.get("reset"))

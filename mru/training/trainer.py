@@ -83,7 +83,9 @@ class Trainer:
         self.settled = max((ramp.arrival(steps) for ramp in self.ramps.values()), default=0)
         self.shardings = parameter_shardings(mesh, jax.eval_shape(self._initial))
         self.replicated = NamedSharding(mesh, P())
-        self.evaluation: Callable[..., Any] | None = None
+        # By the shape of the inputs, of which buckets make several.
+        self.programs: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self.evaluations: dict[tuple[int, ...], Callable[..., Any]] = {}
 
     def _model(self) -> Any:
         return self.config.make_model(nnx.Rngs(self.config.train.seed))
@@ -147,13 +149,23 @@ class Trainer:
         return TrainState(params, self._scheduled(rest, step), new, step), metrics
 
     def compile(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable[..., Any]:
-        """Several train steps in one call, batches (K, B, ...): the state after them and the metrics of each, (K,)."""
+        """Several train steps in one call, batches (K, B, ...): the state after them and the metrics of each, (K,).
+
+        It is compiled once for each shape of the batches, of which buckets make several.
+        """
+        shape = batches["inputs"].shape
+        if shape not in self.programs:
+            self.programs[shape] = self._compiled(state, batches)
+        return self.programs[shape]
+
+    def _compiled(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable[..., Any]:
         many = jax.jit(
             lambda state, batches: jax.lax.scan(self._step, state, batches),
             donate_argnums=0,
             out_shardings=(self.shardings, self.replicated),
         )
-        with jax.set_mesh(self.mesh):  # `mru.scan` looks there for the axis `seq`
+        # `mru.scan` looks in the mesh for the axis `seq`.
+        with compiling("the train step"), jax.set_mesh(self.mesh):
             return many.lower(state, batches).compile()
 
     def place(self, batch: Mapping[str, np.ndarray], axis: int) -> dict[str, jax.Array]:
@@ -178,13 +190,14 @@ class Trainer:
             outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
             counts = inside.counted(model, captured, _real(given, batch["weight"]))
             values = streaming.values(self.task, outputs, batch)
-            return _sums(values, batch["weight"]), counts, self.task.scores(outputs, batch)
+            return _sums(values, batch), counts, self.task.scores(outputs, batch)
 
-        if self.evaluation is None:
+        shape = batch["inputs"].shape
+        if shape not in self.evaluations:
             with compiling("the evaluation"):
                 program = jax.jit(sums, out_shardings=self.replicated)
-                self.evaluation = program.lower(state.params, state.rest, batch).compile()
-        return self.evaluation(state.params, state.rest, batch)
+                self.evaluations[shape] = program.lower(state.params, state.rest, batch).compile()
+        return self.evaluations[shape](state.params, state.rest, batch)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[dict[str, float], dict[str, float]]:
         """Loss and metrics of a split, and what the layers did there (`mru.training.inside`).
@@ -196,13 +209,14 @@ class Trainer:
             self.task,
             split,
             batch_size=self.config.train.batch_size,
+            buckets=self.config.train.buckets,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         with jax.set_mesh(self.mesh):
             sums = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
         metrics, counts, scores = zip(*jax.device_get(sums), strict=True)
-        means = _mean(list(metrics), split, self.config.train.batch_size)
+        means = _mean(list(metrics), split)
         return means | self._summarised(split, scores), inside.summarised(counts)
 
     def _summarised(self, split: str, scores: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
@@ -242,8 +256,8 @@ class Trainer:
                     f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples"
                 )
             values = streaming.values_of_chunks(task, self._chunks(state, given, check), batch, add)
-            sums.append(_sums(values, batch["weight"]))
-        return _mean(sums, f"test (length {task.length:,})", rows)
+            sums.append(_sums(values, batch))
+        return _mean(sums, f"test (length {task.length:,})")
 
     def _chunks(
         self, state: TrainState, given: ModelInputs, check: Callable[[], None]
@@ -265,23 +279,24 @@ def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
     return real if given.lengths is None else real & (jnp.arange(time) < given.lengths[:, None])
 
 
-def _sums(values: dict[str, jax.Array], weight: Any) -> dict[str, jax.Array]:
-    """What `_mean` needs of a batch: the sum of each loss or metric (B,), and the first example where one is bad."""
+def _sums(values: dict[str, jax.Array], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """What `_mean` needs of a batch: the sum of each loss or metric (B,), and an example where one is not finite."""
+    weight = batch["weight"]
     sums = {name: (x * weight).sum() for name, x in values.items()} | {"weight": weight.sum()}
     finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
-    return sums | {"first_bad": jnp.where(finite.all(), -1, jnp.argmin(finite))}
+    return sums | {"bad": jnp.where(finite.all(), -1, jnp.asarray(batch["index"])[jnp.argmin(finite)])}
 
 
-def _mean(sums: list[dict[str, jax.Array]], split: str, batch_size: int) -> dict[str, float]:
+def _mean(sums: list[dict[str, jax.Array]], split: str) -> dict[str, float]:
     """Weighted means, in float64, of what the batches summed up.
 
     Raises:
-        RunFailed: A loss or metric was not finite; the message names the split and the first such example.
+        RunFailed: A loss or metric was not finite; the message names the split and such an example.
     """
     fetched = jax.device_get(sums)
-    bad = [number * batch_size + int(x["first_bad"]) for number, x in enumerate(fetched) if x["first_bad"] >= 0]
+    bad = [int(x["bad"]) for x in fetched if x["bad"] >= 0]
     if bad:
         raise RunFailed(f"the loss or a metric of {split} example {bad[0]} is not finite, though its data is")
-    total = {name: sum(float(x[name]) for x in fetched) for name in fetched[0] if name != "first_bad"}
+    total = {name: sum(float(x[name]) for x in fetched) for name in fetched[0] if name != "bad"}
     weight = total.pop("weight")
     return {name: value / weight for name, value in total.items()}

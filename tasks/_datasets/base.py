@@ -117,6 +117,11 @@ def joined(rows: Sequence[bytes], dtype: Any = np.uint8) -> tuple[np.ndarray, np
     return np.frombuffer(b"".join(rows), dtype), np.concatenate([[0], ends])
 
 
+def lengths_of(starts: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
+    """How many values of rows of what `joined` made are left when they are cut to `length`, int32 `(n,)`."""
+    return np.minimum(starts[rows + 1] - starts[rows], length).astype(np.int32)
+
+
 def padded(flat: np.ndarray, starts: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of what `joined` made, cut to `length` and padded by 0.
 
@@ -124,7 +129,7 @@ def padded(flat: np.ndarray, starts: np.ndarray, rows: np.ndarray, length: int) 
         The rows, of flat's dtype `(n, length)`, and how many values of each are real, int32 `(n,)`.
     """
     out = np.zeros((len(rows), length), flat.dtype)
-    lengths = np.minimum(starts[rows + 1] - starts[rows], length).astype(np.int32)
+    lengths = lengths_of(starts, rows, length)
     for row, start, n in zip(out, starts[rows], lengths):
         row[:n] = flat[start : start + n]
     return out, lengths

@@ -151,6 +151,7 @@ def flat(node):
 
 def test_expressions_are_those_of_the_stable_words_whatever_the_version():
     batch = ListOps().examples("train", np.array([0, 95999, 12]))
+    np.testing.assert_array_equal(ListOps().example_lengths("train", np.array([0, 95999, 12])), batch["lengths"])
     for row, length, index in zip(batch["inputs"], batch["lengths"], (0, 95999, 12)):
         np.testing.assert_array_equal(row[:length], drawn(index))
     np.testing.assert_array_equal(ListOps(seed=7).examples("test", [3])["inputs"][0, :501], drawn(3, 2, 7)[:501])

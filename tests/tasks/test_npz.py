@@ -56,6 +56,7 @@ def test_arrays_say_what_the_task_is(saved, arrays, expected):
 
 def test_without_a_split_examples_are_drawn(saved):
     task = saved(x=X, y=CLASSES)
+    assert task.example_lengths("train", np.arange(3)) is None
     assert task.sizes == {"train": 32, "validation": 4, "test": 4}
     rows = [tuple(row) for s, n in task.sizes.items() for row in task.examples(s, np.arange(n))["inputs"][:, 0]]
     assert sorted(rows) == sorted(map(tuple, X[:, 0].astype(np.float32)))
@@ -65,6 +66,7 @@ def test_without_a_split_examples_are_drawn(saved):
 def test_padding_is_masked_in_loss_and_metrics(saved):
     task = saved(x=TOKENS, y=EVERY_STEP, lengths=LENGTHS, split=SPLIT)
     batch = task.examples("train", np.arange(20))
+    np.testing.assert_array_equal(task.example_lengths("train", np.arange(20)), LENGTHS[:20])
     logits = RNG.normal(size=(20, 6, 4))
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss, right = [], []

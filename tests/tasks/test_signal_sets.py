@@ -62,10 +62,11 @@ def test_fsdd_examples(arrays_are):
     arrays_are(
         {"test_samples": samples, "test_starts": np.array([0, 4, 30]), "test_labels": np.array([3, 8], np.uint8)}
     )
-    batch = tasks.get("fsdd")(length=10).examples("test", np.array([0, 1]))
+    task = tasks.get("fsdd")(length=10)
+    batch = task.examples("test", np.array([0, 1]))
     np.testing.assert_allclose(batch["inputs"][0, :, 0], [*samples[:4] / 1995, *6 * [0]], rtol=1e-6)
     np.testing.assert_allclose(batch["inputs"][1, :, 0], samples[4:14] / 1995, rtol=1e-6)
-    assert batch["lengths"].tolist() == [4, 10]
+    assert batch["lengths"].tolist() == task.example_lengths("test", np.array([0, 1])).tolist() == [4, 10]
     assert batch["targets"].tolist() == [3, 8]
 
 

@@ -41,9 +41,10 @@ def test_text_is_bytes_padded_and_cut(arrays_are):
             "test_labels": np.array([1, 0], np.uint8),
         }
     )
-    batch = tasks.get("text")(length=6).examples("test", np.array([1, 0]))
+    task = tasks.get("text")(length=6)
+    batch = task.examples("test", np.array([1, 0]))
     assert batch["inputs"].tolist() == [[50, 51, 52, 53, 54, 55], [98, 33, 196, 170, 1, 0]]
-    assert batch["lengths"].tolist() == [6, 5]
+    assert batch["lengths"].tolist() == task.example_lengths("test", np.array([1, 0])).tolist() == [6, 5]
     assert batch["targets"].tolist() == [0, 1]
     assert batch["inputs"].dtype == batch["lengths"].dtype == np.int32
 
@@ -69,6 +70,7 @@ def test_retrieval_from_tables(arrays_are, tmp_path):
     assert task.length == 17
     for split, part in (("train", "train"), ("validation", "eval"), ("test", "test")):
         batch = task.examples(split, np.arange(task.sizes[split]))
+        np.testing.assert_array_equal(task.example_lengths(split, np.arange(task.sizes[split])), batch["lengths"])
         for row, n, label, (truth, a, b) in zip(batch["inputs"], batch["lengths"], batch["targets"], made[part]):
             expected = [c + 1 for c in papers[a].encode()[:8]] + [257] + [c + 1 for c in papers[b].encode()[:8]]
             assert row[:n].tolist() == expected
