@@ -5,7 +5,7 @@ python -m benchmarks.input --data_dir DIR --out results/benchmarks/input-gpu.jso
 Steps are those of train.py: as many in one call, batches made ahead in its threads, the metrics of a call fetched while
 the next one runs. The share of the input is 1 - b / a, of seconds a with the pipeline and b without, medians of several
 times each, in turn. Beside it stands what the pipeline makes alone. The model is four blocks of BMRU of width 128,
-which is fast and so the harder on the pipeline; on a CPU it is two of width 32. Options of train.py change it. A task
+which is fast and so the harder on the pipeline; on a CPU it is one of width 8. Options of train.py change it. A task
 whose data set is not prepared is named so; where it can, it computes its examples.
 """
 
@@ -36,7 +36,7 @@ from tasks._computed import Computed
 
 MODELS = {
     "gpu": ["--model.cells", "bmru,bmru,bmru,bmru", "--model.width", "128", "--model.state_size", "128"],
-    "cpu": ["--model.cells", "bmru,bmru", "--model.width", "32", "--model.state_size", "32"],
+    "cpu": ["--model.cells", "bmru", "--model.width", "8", "--model.state_size", "8", "--model.expansion", "0"],
 }
 # Customary ones; those of tasks that are not named are of 64 examples.
 BATCHES = {
@@ -124,7 +124,7 @@ def measured(config: Config, repeats: int, seconds: float) -> dict[str, Any]:
     """The row of a task."""
     batch, dispatch = config.train.batch_size, config.train.dispatch()
     steps = Steps(config)
-    count = max(8, round(seconds / steps.without(3)))
+    count = max(4, round(seconds / steps.without(3)))
     times: dict[Callable[[int], float], list[float]] = {steps.with_input: [], steps.without: []}
     for _ in range(repeats):
         for clock, held in times.items():

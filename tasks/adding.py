@@ -47,7 +47,7 @@ class Adding(Generated, name="adding"):
         for row, draw, stream in zip(values, draws, self._streams(split, indices)):
             stream.random(dtype=np.float32, out=row)
             stream.random(out=draw)
-        where = np.int64(draws * (half, self.length - half))
+        where = (draws * (half, self.length - half)).astype(np.int64)
         where[:, 1] += half
         inputs = np.zeros((*values.shape, 2), np.float32)
         inputs[..., 0] = values
