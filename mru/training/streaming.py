@@ -12,6 +12,8 @@ from mru.training.task import Batch, Task
 
 # Steps of a long sequence that the model is called with at a time.
 CHUNK = 1000
+# Steps of all test examples of a length together, so that every length takes about the same time.
+STEPS = 2**22
 
 
 class Total(NamedTuple):
@@ -27,6 +29,11 @@ class Total(NamedTuple):
 
 
 Add = Callable[[Total | None, jax.Array, Batch], Total]
+
+
+def count(task: Task, least: int) -> int:
+    """How many test examples of a task to evaluate, streamed: fewer of longer ones, but not below `least`."""
+    return max(least, min(task.sizes["test"], STEPS // task.length))
 
 
 def slices(time: int) -> Iterator[slice]:
