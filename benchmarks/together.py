@@ -233,10 +233,10 @@ class Together:
         Args:
             states: Whose parameters to evaluate.
             task: The task at its other length.
-            count: Number of test examples; None for as many as there.
+            count: Number of test examples, all at once; None for as many as there, some at a time.
         """
-        runs, count = len(states.step), count or streaming.count(task, RETENTION_ROWS)
-        rows, add = min(count, RETENTION_ROWS), jax.jit(functools.partial(streaming.added, task))
+        runs, rows, count = len(states.step), count or RETENTION_ROWS, count or streaming.count(task, RETENTION_ROWS)
+        add = jax.jit(functools.partial(streaming.added, task))
         sums: list[list[Evaluated]] = [[] for _ in range(runs)]
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
             # The task sees the examples of all runs as those of one batch.
