@@ -51,8 +51,9 @@ def spread(held: dict[str, Any], times: str) -> str:
         return NO_LENGTH
     if None in values:
         return f"not finite in {values.count(None)} of {len(values)}"
-    more = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3g}{more}"
+    # What is below is rounding: an error rate of 0 comes out as some 1e-8.
+    mean, *more = (round(f(values), 6) + 0.0 for f in (statistics.mean, statistics.stdev)[: len(values)])
+    return " ± ".join(f"{x:.3g}" for x in (mean, *more))
 
 
 def order(held: dict[str, Any]) -> tuple[float, ...]:
@@ -72,19 +73,19 @@ def page(results: Results, tasks: list[str], cells: list[str], sizes: Iterable[i
         sizes: All sizes.
     """
     rows = [(cell, size) for cell in cells for size in sizes]
-    parts = [HEAD, *_made(results), _summary(results, tasks, rows)]
+    parts = [HEAD, *_made(results, len(tasks) * len(rows)), _summary(results, tasks, rows)]
     parts += [
         _of_task(task, {row: results[task, *row] for row in rows if (task, *row) in results}, rows) for task in tasks
     ]
     return "\n".join(parts)
 
 
-def _made(results: Results) -> list[str]:
+def _made(results: Results, parts: int) -> list[str]:
     """Where the figures come from."""
     held = results.values()
     texts = [", ".join(sorted({text for x in held if (text := x[name]) is not None})) for name in ("device", "commit")]
     versions = ", ".join(sorted({x["versions"]["jax"] for x in held}))
-    return [f"{len(results)} parts on {texts[0]}; jax {versions}; commits {texts[1]}.\n"] if results else []
+    return [f"{len(results)} of {parts} parts, on {texts[0]}; jax {versions}; commits {texts[1]}.\n"] if results else []
 
 
 def _table(rows: list[list[str]]) -> str:
