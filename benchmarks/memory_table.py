@@ -18,11 +18,12 @@ NOT_RUN, NO_LENGTH = "not run", "-"
 HEAD = """\
 # Memory leaderboard
 
-Every cell on every synthetic task, trained at T = 64 and tested at 10 and 1,000 times that length, made by
-`python -m benchmarks.memory --table` from the files in `memory/`. Two blocks of the cell, width and state size alike.
-The learning rate is the one of three with the best mean on validation; then mean ± standard deviation over its seeds,
-on test. (p) marks persistent cells, whose state update can hold a state bit for bit. Seconds are those of the program
-that trains all seeds and rates of a cell side by side, and then tests.
+Every cell on every synthetic task, trained at T = 64 and tested at 10 and 1,000 times that length: that many times the
+delay of evidence, the places of selective_copy and the corridor of t_maze. `python -m benchmarks.memory --table` makes
+this page from the files in `memory/`. Two blocks of the cell, width and state size alike. Of three learning rates the
+one with the best mean on validation is taken; then mean ± standard deviation over its seeds, on test. (p) marks
+persistent cells, whose state update can hold a state bit for bit. Seconds are those of the program that trains all
+seeds and rates of a cell side by side, and then tests; it may have shared its device with others.
 """
 
 

@@ -236,20 +236,18 @@ class Together:
             count: Number of test examples, all at once; None for as many as there, some at a time.
         """
         runs, rows, count = len(states.step), count or RETENTION_ROWS, count or streaming.count(task, RETENTION_ROWS)
-        add = jax.jit(functools.partial(streaming.added, task))
+        add = jax.jit(jax.vmap(functools.partial(streaming.added, task), (0, 0, None)))
         sums: list[list[Evaluated]] = [[] for _ in range(runs)]
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
-            # The task sees the examples of all runs as those of one batch.
-            repeated = {name: np.tile(x, (runs, *[1] * (x.ndim - 1))) for name, x in batch.items()}
-            values = streaming.values_of_chunks(task, self._chunks(states, task, batch), repeated, add)
+            chunks = self._chunks(states, task, batch)
+            values = jax.device_get(streaming.values_of_chunks(task, chunks, batch, add, _values))
             for i in range(runs):
-                own = {name: x.reshape(runs, rows)[i] for name, x in values.items()}
-                sums[i].append(jax.device_get(means.sums(own, batch["weight"])))
+                sums[i].append(jax.device_get(means.sums(taken(values, i), batch["weight"])))
         where = f"test (length {task.length:,})"
         return [_outcome(lambda found: means.mean(found, where, rows), found) for found in sums]
 
     def _chunks(self, states: TrainState, task: Task, batch: dict[str, Any]) -> Iterator[tuple[slice, jax.Array]]:
-        """Where each chunk of the sequences is, and the outputs of all runs there, (runs x rows, C, outputs)."""
+        """Where each chunk of the sequences is, and the outputs of all runs there, (runs, rows, C, outputs)."""
         given = self.trainer.whole_inputs(task, batch)
         rows, time = given.inputs.shape[:2]
         first = functools.partial(self.trainer.first_state, rows=rows)
@@ -257,7 +255,12 @@ class Together:
         for here in streaming.slices(time):
             resets = None if given.reset is None else given.reset[:, here]
             outputs, carried = self._carried(states.params, states.rest, given.inputs[:, here], carried, resets)
-            yield here, outputs.reshape(-1, *outputs.shape[2:])
+            yield here, outputs
+
+
+def _values(task: Task, outputs: jax.Array, batch: Any) -> dict[str, jax.Array]:
+    """Loss and metrics of each run and example, from outputs with a first axis over runs."""
+    return jax.vmap(lambda own: streaming.values(task, own, batch))(outputs)
 
 
 def taken(tree: Any, which: Any) -> Any:

@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any
 
+import jax
+
 import tasks
 from benchmarks.together import Evaluation, Together, raised, taken
 from mru.training import MissingData, checkpoint, devices, estimate, lock, provenance, report, resume, workdir
@@ -162,6 +164,11 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, RunFailed, OSError) as error:
         print(error_line(error), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("error: out of memory; train fewer runs side by side, or lower train.batch_size", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command starts over", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from train_helpers import FULL, TINY, config_file, logged, main, parse, run_steps
 
 import mru
@@ -102,6 +103,22 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     assert int(group.best.step[1]) == failed.progress.best_step
     assert all(np.isfinite(x[1]).all() for x in jax.tree.leaves(group.best))
     assert not isinstance(group.evaluate(group.best, "test")[1], RunFailed)
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_answers_at_every_step_are_added_up_for_each_run(tmp_path):
+    text = TINY.replace("copy_first", "flip_flop")
+    every = configs(tmp_path, text, [(0, "0.1"), (1, "0.1")])
+    group = Together(every)
+    longer, states = every[0].task.at(2 * streaming.CHUNK + 6), group.initial()
+    found = group.evaluate_at(states, longer, 3)
+    trainer, batch = group.trainer, longer.examples("test", np.arange(3))
+    for i in range(2):
+        state = jax.tree.map(lambda x, i=i: x[i], states)
+        model = nnx.merge(trainer.graphdef, state.params, state.rest)
+        outputs, asked = np.asarray(model(batch["inputs"])[0]), batch["targets"] >= 0
+        wrong = (outputs.argmax(-1) != batch["targets"]) & asked
+        assert found[i]["error"] == pytest.approx(np.mean(wrong.sum(1) / asked.sum(1)), abs=1e-4)
 
 
 def test_what_is_not_alike_is_refused(tmp_path):
