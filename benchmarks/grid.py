@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tasks
-from mru.training import command_line, summary, workdir
+from benchmarks import together, train_together
+from mru.training import checkpoint, command_line, summary, workdir
 from mru.training.config import Config
 from mru.training.messages import RunFailed, UserError, error_line
 
@@ -121,40 +124,97 @@ def trained(run: Run, quiet: bool) -> dict[str, Any]:
         RunFailed: It failed, or was stopped.
         UserError: Its folder has another run.
     """
-    folder = run.config.workdir
     if not workdir.is_complete(run.config, workdir.earlier(run.config)):
-        streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} if quiet else {}
-        done = subprocess.run(run.command, text=True, **streams)
-        if done.returncode:
-            said = (done.stderr or "").strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RunFailed(f"{folder}: {said[-1].removeprefix('error: ')}")
+        code, said = _ended(run.command, quiet)
+        if code:
+            raise RunFailed(f"{run.config.workdir}: {said[-1].removeprefix('error: ')}")
+    return _summary(run)
+
+
+def _ended(command: list[str], quiet: bool) -> tuple[int, list[str]]:
+    """The exit code of a command, and the lines that it said, at least one."""
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} if quiet else {}
+    done = subprocess.run(command, text=True, **streams)
+    return done.returncode, (done.stderr or "").strip().splitlines() or [f"exit code {done.returncode}"]
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    folder = run.config.workdir
     try:
-        return summary.read(folder / "summary.json")
+        held = summary.read(folder / "summary.json")
     except ValueError as error:
         raise RunFailed(f"{folder} was stopped, or its summary.json is damaged: {error}") from None
+    if "failed" in held:
+        raise RunFailed(f"{folder}: {held['failed']}")
+    return held
 
 
-def train_all(runs: list[Run], jobs: int) -> list[dict[str, Any]]:
+def groups(runs: list[Run]) -> list[list[Run]]:
+    """The runs, those together that differ in seed and learning rate alone."""
+    found: dict[str, list[Run]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault(together.alike(run.config) or str(number), []).append(run)
+    return list(found.values())
+
+
+def trained_together(runs: list[Run], quiet: bool) -> list[dict[str, Any] | Exception]:
+    """The summary of each run of a group, or why it has none: those that have not begun are trained side by side."""
+    found: dict[pathlib.Path, dict[str, Any] | Exception] = {}
+    new = []
+    for run in runs if len(runs) > 1 else []:
+        with _kept(found, run):
+            new += [run] if train_together.is_new(run.config) else []
+    if len(new) > 1:
+        words = [word for run in new for word in ("--", *run.argv)]
+        _, said = _ended([sys.executable, "-m", "benchmarks.train_together", *words], quiet)
+        for run in new:
+            if not checkpoint.steps(run.config.workdir):
+                why = next((line for line in said if f"{run.config.workdir}: " in line), said[-1])
+                found[run.config.workdir] = RunFailed(f"nothing came of {run.config.workdir} in its group: {why}")
+    for run in runs:
+        if run.config.workdir not in found:
+            with _kept(found, run):
+                found[run.config.workdir] = trained(run, quiet)
+    return [found[run.config.workdir] for run in runs]
+
+
+def train_all(runs: list[Run], jobs: int, side_by_side: bool = False) -> list[dict[str, Any]]:
     """The summaries of all runs. One that fails does not keep the others from being trained.
+
+    Args:
+        runs: The runs.
+        jobs: Programs at a time.
+        side_by_side: Train those that differ in seed and learning rate alone in one program.
 
     Raises:
         RunFailed: Some failed; each has been told in a line of its own.
     """
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
-    started = {pool.submit(trained, run, jobs > 1): run for run in runs}
-    failed = 0
+    parts = groups(runs) if side_by_side else [[run] for run in runs]
+    started = {pool.submit(trained_together, part, jobs > 1): part for part in parts}
+    summaries: dict[pathlib.Path, dict[str, Any]] = {}
+    number = 0
     try:
-        for number, done in enumerate(concurrent.futures.as_completed(started), 1):
-            try:
-                held = done.result()
-            except (RunFailed, UserError, OSError) as error:
-                failed += 1
-                print(error_line(error), file=sys.stderr)
-                continue
-            value = f"validation {held['metric']} {held['validation'][held['metric']]:.4g}"
-            print(f"{number}/{len(runs)}  {started[done].config.workdir}  {value}", flush=True)
+        for done in concurrent.futures.as_completed(started):
+            for run, held in zip(started[done], done.result(), strict=True):
+                number += 1
+                if isinstance(held, Exception):
+                    print(error_line(held), file=sys.stderr)
+                    continue
+                summaries[run.config.workdir] = held
+                value = f"validation {held['metric']} {held['validation'][held['metric']]:.4g}"
+                print(f"{number}/{len(runs)}  {run.config.workdir}  {value}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
-    if failed:
+    if failed := len(runs) - len(summaries):
         raise RunFailed(f"{failed} of {len(runs)} runs failed; the same command goes on with them")
-    return [future.result() for future in started]
+    return [summaries[run.config.workdir] for run in runs]
+
+
+@contextlib.contextmanager
+def _kept(found: dict[pathlib.Path, dict[str, Any] | Exception], run: Run) -> Iterator[None]:
+    """Keep what goes wrong inside as what came of a run."""
+    try:
+        yield
+    except (RunFailed, UserError, OSError) as error:
+        found[run.config.workdir] = error

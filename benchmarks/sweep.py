@@ -9,6 +9,9 @@ the config; the same command goes on with runs that were stopped and leaves comp
 N-th run alone and writes no table. In a job array of SLURM, N is the place in the array; `--dry_run` prints the line
 that submits it, and the command of each run. Once the runs are done, the whole command writes the table.
 
+`--together` trains those runs in one program that differ in seed and learning rate alone (`benchmarks/together.py`).
+Seconds and steps a second in the table are then those of the whole group, and a group that was stopped starts over.
+
 Settings are compared by their mean over the seeds on validation, and test is told of the best one of each config and
 task alone. The summaries of all runs go beside the table, as JSON.
 """
@@ -123,6 +126,9 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, Options]:
     arguments.add_argument(
         "--only", type=int, default=os.environ.get("SLURM_ARRAY_TASK_ID"), help="train this run alone"
     )
+    arguments.add_argument(
+        "--together", action="store_true", help="train runs side by side that differ in seed and learning rate alone"
+    )
     arguments.add_argument("--dry_run", action="store_true", help="print the command of each run, and train none")
     given, words = arguments.parse_known_args(argv)
     if given.jobs < 1:
@@ -148,7 +154,7 @@ def run(argv: list[str]) -> None:
     if given.dry_run:
         print(plan(runs, command))
         return None
-    summaries = train_all(runs, given.jobs)
+    summaries = train_all(runs, given.jobs, given.together)
     text = page(runs, summaries, shlex.join(command))
     print(f"\n{text}")
     if given.out:

@@ -7,13 +7,15 @@ import shlex
 import subprocess
 import sys
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from train_helpers import TINY, config_file, parse
 
-from benchmarks import grid, sweep, zoo
+from benchmarks import grid, sweep, train_together, zoo
 from mru.training import summary, workdir
+from mru.training.messages import RunFailed
 
 
 def sweeping(folder, *words, config=None):
@@ -27,11 +29,22 @@ def trainings(monkeypatch):
     """The configs that were trained, by a `train.py` that takes no time; `values` says what came of one."""
 
     class Trainings(list):
+        groups: ClassVar = []
+        failing: ClassVar = ()
+
         def values(self, config):
             return 0.5, 0.5
 
         def run(self, command, **_):
+            if "benchmarks.train_together" in command:
+                argvs = train_together.split(command[3:])
+                self.groups.append([parse(argv).train.seed for argv in argvs])
+                done = [self.run(["python", "train.py", *argv]) for argv in argvs]
+                said = "".join(x.stderr for x in done)
+                return subprocess.CompletedProcess(command, max(x.returncode for x in done), "", said)
             config = parse(command[2:])
+            if config.train.seed in self.failing:
+                return subprocess.CompletedProcess(command, 1, "", f"error: {config.workdir}: not finite\n")
             self.append(config)
             validation, test = self.values(config)
             (config.workdir / "checkpoints" / str(config.train.steps)).mkdir(parents=True)
@@ -55,6 +68,7 @@ def trainings(monkeypatch):
             return subprocess.CompletedProcess(command, 0, "", "")
 
     made = Trainings()
+    made.groups = []
     stand_in(monkeypatch, made.run)
     return made
 
@@ -133,6 +147,39 @@ def test_a_complete_run_is_not_trained_again(copied, trainings):
     longer = [*argv, "--train.steps", "60"]
     assert grid.trained(grid.Run("tiny", {}, longer, parse(longer)), quiet=False)["steps"] == 60
     assert len(trainings) == 1
+
+
+def test_together_trains_what_differs_in_seed_and_rate_in_one_program(tmp_path, trainings, capsys):
+    """The same table as one by one; what is complete is not trained again, and one run alone is no group."""
+    words = ("--model.cells", "lru", "pmru", "--train.seed", 0, 1, 2)
+    found = {(cells, seed): (seed / 7, seed / 9) for cells in ("lru", "pmru") for seed in range(3)}
+    trainings.values = lambda config: found[config.model.blocks[0], config.train.seed]
+    tables = []
+    for name, more in (("one", []), ("together", ["--together", "--jobs", "2"])):
+        (tmp_path / name).mkdir()
+        argv = [*sweeping(tmp_path / name, *words), *more]
+        trainings.groups.clear()
+        trainings.failing = (2,) if more else ()
+        if more:
+            assert sweep.main(argv) == 1
+            assert "not finite" in capsys.readouterr().err
+            assert trainings.groups == [[0, 1, 2]] * 2
+            trainings.failing = ()
+            trainings.groups.clear()
+        assert sweep.main([*argv, "--out", str(tmp_path / f"{name}.md")]) == 0
+        tables.append(cells_of((tmp_path / f"{name}.md").read_text()))
+    assert tables[0] == tables[1]
+    assert trainings.groups == []  # what is left of each group is one run
+    assert len(trainings) == 12
+
+
+def test_a_run_that_failed_in_its_group_counts_as_failed(copied):
+    folder, argv = copied
+    held = json.loads((folder / "summary.json").read_text())
+    del held["checksum"]
+    summary.save(folder, held | {"together": 2, "failed": "the loss is not finite at step 7"})
+    with pytest.raises(RunFailed, match="the loss is not finite at step 7"):
+        grid.trained(grid.Run("tiny", {}, argv, parse(argv)), quiet=False)
 
 
 def test_a_run_that_fails_does_not_keep_others_from_being_trained(tmp_path, trainings, monkeypatch, capsys):

@@ -43,6 +43,7 @@ def scan(
     `method="auto"` picks by platform, at lowering: "sequential" on CPU, "pallas" (one kernel) on NVIDIA GPUs and
     "associative" elsewhere. The rule is measured, in results/benchmarks/scan-cpu.json and scan-gpu-h200.json. Where the
     kernel can not run an operator, "associative" takes its place and the logger `mru.engine.methods` says why.
+    Under `jax.vmap` it is the same method, and the kernel is one call for all.
 
     Over a mesh with an axis `seq` (`jax.set_mesh`, or inside a `shard_map` over it) the time axis lies spread over its
     devices: each composes its own maps, all gather these, and each scans its part. What is communicated does not grow

@@ -5,7 +5,7 @@ Beside it: `sparsified`, which uses of every gradient only its largest numbers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,33 @@ import optax
 from flax import nnx
 
 from mru.cells._base import StateParam
+from mru.training import alignment
+
+if TYPE_CHECKING:
+    from mru.training.config import Config
+
+
+def of(config: Config, lr: Any) -> optax.GradientTransformation:
+    """The optimiser of a run, with this learning rate at its peak in place of its own; it may be traced."""
+    o = config.optimizer
+    return adamw(
+        rate(config, lr),
+        weight_decay=o.weight_decay,
+        state_lr_factor=o.state_lr_factor,
+        clip=o.clip,
+        b1=o.b1,
+        b2=o.b2,
+        keep=o.keep or (alignment.KEEP if config.train.feedback == "alignment" else 1.0),
+    )
+
+
+def rate(config: Config, lr: Any) -> optax.Schedule:
+    """The learning rate of each step of a run, with this one at its peak in place of its own; it may be traced."""
+    o, steps = config.optimizer, config.train.steps
+    warmup = o.warmup_steps if o.warmup_steps is not None else min(round(o.warmup * steps), steps - 1)
+    # These two are `optax.warmup_cosine_decay_schedule`, which compares its peak with 0, and so refuses a traced one.
+    rise = optax.linear_schedule(lr * 0.01, lr, warmup)
+    return optax.join_schedules([rise, optax.cosine_decay_schedule(lr, steps - warmup, o.final)], [warmup])
 
 
 def adamw(

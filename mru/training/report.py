@@ -9,6 +9,7 @@ import jax
 
 from mru.training import provenance
 from mru.training.checkpoint import Damaged, Writer, reason, steps
+from mru.training.config import Config
 from mru.training.log import read as read_log
 from mru.training.messages import UserError, say
 from mru.training.progress import Clock, Progress
@@ -41,7 +42,7 @@ def report(
         measured = {"best_step": best_step, **values, "retention": retention}
         if best_step != progress.best_step:
             measured["damaged_best_step"] = progress.best_step
-        _write(trainer, progress, int(state.step), measured, clock, argv)
+        write(config, trainer.parameters, progress, int(state.step), measured, clock, argv)
         say(f"{clock.wall():.0f} s; see {config.workdir / 'summary.json'} and {config.workdir / 'plots'}")
 
 
@@ -72,15 +73,31 @@ def _best(trainer: Trainer, state: TrainState, progress: Progress) -> tuple[int,
     return step, other
 
 
-def _write(
-    trainer: Trainer, progress: Progress, done: int, measured: dict[str, Any], clock: Clock, argv: list[str]
+def write(
+    config: Config,
+    parameters: int,
+    progress: Progress,
+    done: int,
+    measured: dict[str, Any],
+    clock: Clock,
+    argv: list[str],
 ) -> None:
-    """summary.json and the plots."""
-    config, task = trainer.config, trainer.task
+    """Write summary.json and the plots.
+
+    Args:
+        config: The run.
+        parameters: Number of parameters.
+        progress: How far it came.
+        done: Its steps.
+        measured: Best step, metrics and what else the summary has of them.
+        clock: Its seconds.
+        argv: Arguments of `train.py`.
+    """
+    task = config.task
     summary = {
         "task": config.resolved["task"],
         "cells": config.model.blocks,
-        "parameters": trainer.parameters,
+        "parameters": parameters,
         "steps": done,
         "best_step": None,
         "seed": config.train.seed,

@@ -12,6 +12,8 @@ from mru.training.task import Batch, Task
 
 # Steps of a long sequence that the model is called with at a time.
 CHUNK = 1000
+# Steps of all test examples of a length together, so that every length takes about the same time.
+STEPS = 2**22
 
 
 class Total(NamedTuple):
@@ -27,6 +29,12 @@ class Total(NamedTuple):
 
 
 Add = Callable[[Total | None, jax.Array, Batch], Total]
+Of = Callable[[Task, jax.Array, Batch], dict[str, jax.Array]]
+
+
+def count(task: Task, least: int) -> int:
+    """How many test examples of a task to evaluate, streamed: fewer of longer ones, but not below `least`."""
+    return max(least, min(task.sizes["test"], STEPS // task.length))
 
 
 def slices(time: int) -> Iterator[slice]:
@@ -57,7 +65,7 @@ def added(task: Task, total: Total | None, outputs: jax.Array, batch: Batch) -> 
 
 
 def values_of_chunks(
-    task: Task, chunks: Iterable[tuple[slice, jax.Array]], batch: Batch, add: Add
+    task: Task, chunks: Iterable[tuple[slice, jax.Array]], batch: Batch, add: Add, of: Of = values
 ) -> dict[str, jax.Array]:
     """`values` from chunks of outputs.
 
@@ -66,13 +74,15 @@ def values_of_chunks(
         chunks: Where each is, and its outputs.
         batch: The whole batch, on the host.
         add: `added` for this task, compiled.
+        of: `values`; where the outputs are those of several models, with an axis for them in front, it is that of each,
+            and so is `add`.
     """
     if task.pooling != "none":
         for _, outputs in chunks:
             last = outputs
-        return values(task, last, batch)
+        return of(task, last, batch)
     if jax.eval_shape(task.counted, batch) is None:
-        return values(task, jnp.concatenate([outputs for _, outputs in chunks], 1), batch)
+        return of(task, jnp.concatenate([outputs for _, outputs in chunks], -2), batch)
     total = None
     for here, outputs in chunks:
         total = add(total, outputs, part(batch, here, task.time_axes))

@@ -28,7 +28,9 @@ KEYS = [
     "command",
     "commit",
 ]
-OPTIONAL = {"last_train", "last_validation", "damaged_best_step"}
+# `together`: so many runs were trained in one program (`benchmarks/together.py`), of which seconds and steps a
+# second are, and `command` is that of the run by itself. `failed`: what was not finite, at some step after the best.
+OPTIONAL = {"last_train", "last_validation", "damaged_best_step", "together", "failed"}
 
 
 def save(workdir: pathlib.Path, summary: dict[str, Any]) -> None:

@@ -17,16 +17,17 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mru.model import quantized
-from mru.training import alignment, inside, optimizer, schedules, streaming
+from mru.training import alignment, inside, means, optimizer, schedules, streaming
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
 from mru.training.devices import parameter_shardings
 from mru.training.estimate import RETENTION_ROWS
-from mru.training.messages import RunFailed, UserError, compiling
+from mru.training.messages import UserError, compiling
+from mru.training.seed_and_rate import SeedAndRate
 from mru.training.task import ModelInputs, Task
 
 # Sums of loss and metrics, what the layers did, and the task's scores of each example, of one batch.
-_Evaluated = tuple[dict[str, jax.Array], inside.Counts, dict[str, jax.Array]]
+Evaluated = tuple[dict[str, jax.Array], inside.Counts, dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
@@ -53,6 +54,7 @@ class Trainer:
 
     Attributes:
         parameters: Number of parameters.
+        own: Seed and learning rate of this run.
         rate: Learning rate of a step.
         settled: The first step at which every scheduled scalar has arrived. Until then the model is not the one that
             will be used, and nothing is selected.
@@ -60,43 +62,33 @@ class Trainer:
 
     def __init__(self, config: Config, mesh: Mesh):
         self.config, self.mesh, self.task = config, mesh, config.task
-        o, steps = config.optimizer, config.train.steps
-        warmup = o.warmup_steps if o.warmup_steps is not None else min(round(o.warmup * steps), steps - 1)
-        self.rate = optax.warmup_cosine_decay_schedule(o.lr * 0.01, o.lr, warmup, steps, o.lr * o.final)
-        self.transform = optimizer.adamw(
-            self.rate,
-            weight_decay=o.weight_decay,
-            state_lr_factor=o.state_lr_factor,
-            clip=o.clip,
-            b1=o.b1,
-            b2=o.b2,
-            keep=o.keep or (alignment.KEEP if config.train.feedback == "alignment" else 1.0),
-        )
-        self.key = jax.random.key(config.train.seed)
-        # Steps are below 2^31.
-        keys = (jax.random.fold_in(self.key, 2**32 - i) for i in (1, 2, 3))
-        self.writing_key, self.feedback_key, self.augmentation_key = keys
+        self.own = SeedAndRate(jax.random.key(config.train.seed), config.optimizer.lr)
+        self.rate, self.transform = optimizer.rate(config, self.own.lr), optimizer.of(config, self.own.lr)
         self.graphdef: nnx.GraphDef[Any]
         self.graphdef, params, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)  # type: ignore[misc]
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         self.ramps = schedules.ramps(rest, config.train.schedules)
-        self.settled = max((ramp.arrival(steps) for ramp in self.ramps.values()), default=0)
+        self.settled = max((ramp.arrival(config.train.steps) for ramp in self.ramps.values()), default=0)
         self.shardings = parameter_shardings(mesh, jax.eval_shape(self._initial))
         self.replicated = NamedSharding(mesh, P())
         # By the shape of the inputs, of which buckets make several.
         self.programs: dict[tuple[int, ...], Callable[..., Any]] = {}
         self.evaluations: dict[tuple[int, ...], Callable[..., Any]] = {}
 
-    def _model(self) -> Any:
-        return self.config.make_model(nnx.Rngs(self.config.train.seed))
+    def _model(self, key: jax.Array | None = None) -> Any:
+        return self.config.make_model(nnx.Rngs(self.own.key if key is None else key))
 
     def _scheduled(self, rest: nnx.State[Any, Any], step: jax.Array) -> nnx.State[Any, Any]:
         return schedules.set_to(rest, self.ramps, step, self.config.train.steps)
 
-    def _initial(self) -> TrainState:
-        _, params, rest = nnx.split(self._model(), nnx.Param, ...)  # type: ignore[misc]
+    def drawn(self, key: jax.Array) -> TrainState:
+        """The state before the first step of a run of this key, not compiled."""
+        _, params, rest = nnx.split(self._model(key), nnx.Param, ...)  # type: ignore[misc]
         step = jnp.zeros((), jnp.int32)
         return TrainState(params, self._scheduled(rest, step), self.transform.init(params), step)
+
+    def _initial(self) -> TrainState:
+        return self.drawn(self.own.key)
 
     def initial(self) -> TrainState:
         """The state before the first step, on the mesh."""
@@ -115,7 +107,13 @@ class Trainer:
         return nnx.merge(self.graphdef, params, rest)
 
     def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        of_run = self.key, self.writing_key, self.augmentation_key
+        return self.step(self.own, state, batch)
+
+    def step(
+        self, own: SeedAndRate, state: TrainState, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The state after a step of a run of this seed and rate, and the metrics of the step, not compiled."""
+        of_run = own.key, own.writing_key, own.augmentation_key
         key, writing, augmenting = (jax.random.fold_in(k, state.step) for k in of_run)
         batch = self.task.augmented(batch, augmenting)
         given = self.task.model_inputs(batch)
@@ -139,11 +137,11 @@ class Trainer:
             return loss, (metrics, nnx.merge_state(state.rest, nnx.state(model, nnx.BatchStat)))
 
         if self.config.train.feedback == "alignment":
-            learn = alignment.value_and_grad(model_of, outputs_of, loss_of, given, self.feedback_key)
+            learn = alignment.value_and_grad(model_of, outputs_of, loss_of, given, own.feedback_key)
             ((loss, metrics), gradient), rest = learn(state.params), state.rest
         else:
             (loss, (metrics, rest)), gradient = jax.value_and_grad(forward, has_aux=True)(state.params)
-        updates, new = self.transform.update(gradient, state.optimizer, state.params)
+        updates, new = optimizer.of(self.config, own.lr).update(gradient, state.optimizer, state.params)
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         params, step = optax.apply_updates(state.params, updates), state.step + 1
         return TrainState(params, self._scheduled(rest, step), new, step), metrics
@@ -183,19 +181,20 @@ class Trainer:
 
         return {name: jax.make_array_from_process_local_data(sharding(name), x) for name, x in batch.items()}
 
-    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> _Evaluated:
-        def sums(params: Any, rest: Any, batch: Any) -> _Evaluated:
-            model, given = self._merged(params, rest), self.task.model_inputs(batch)
-            captured: dict[str, jax.Array] = {}
-            outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
-            counts = inside.counted(model, captured, _real(given, batch["weight"]))
-            values = streaming.values(self.task, outputs, batch)
-            return _sums(values, batch), counts, self.task.scores(outputs, batch)
+    def evaluated(self, params: Any, rest: Any, batch: dict[str, jax.Array]) -> Evaluated:
+        """What `summed_up` needs of a batch, not compiled."""
+        model, given = self._merged(params, rest), self.task.model_inputs(batch)
+        captured: dict[str, jax.Array] = {}
+        outputs, _ = model(given.inputs, lengths=given.lengths, reset=given.reset, capture=captured)
+        counts = inside.counted(model, captured, _real(given, batch["weight"]))
+        values = streaming.values(self.task, outputs, batch)
+        return means.sums(values, batch), counts, self.task.scores(outputs, batch)
 
+    def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> Evaluated:
         shape = batch["inputs"].shape
         if shape not in self.evaluations:
             with compiling("the evaluation"):
-                program = jax.jit(sums, out_shardings=self.replicated)
+                program = jax.jit(self.evaluated, out_shardings=self.replicated)
                 self.evaluations[shape] = program.lower(state.params, state.rest, batch).compile()
         return self.evaluations[shape](state.params, state.rest, batch)
 
@@ -214,22 +213,31 @@ class Trainer:
             process_count=jax.process_count(),
         )
         with jax.set_mesh(self.mesh):
-            sums = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
-        metrics, counts, scores = zip(*jax.device_get(sums), strict=True)
-        means = _mean(list(metrics), split)
-        return means | self._summarised(split, scores), inside.summarised(counts)
+            found = [self._evaluate(state, self.place(batch, 0)) for batch in batches]
+        return self.summed_up(split, jax.device_get(found))
+
+    def summed_up(self, split: str, found: Sequence[Evaluated]) -> tuple[dict[str, float], dict[str, float]]:
+        """What `evaluate` returns, from all batches of a split.
+
+        Raises:
+            RunFailed: As there.
+        """
+        metrics, counts, scores = zip(*found, strict=True)
+        found_means = means.mean(list(metrics), split)
+        return found_means | self._summarised(split, scores), inside.summarised(counts)
 
     def _summarised(self, split: str, scores: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
         """The task's metrics of a whole split, without what fills the last batch up."""
         size = self.task.sizes[split]
         return self.task.summarise({name: np.concatenate([x[name] for x in scores])[:size] for name in scores[0]})
 
+    def carried(self, params: Any, rest: Any, x: Any, state: Any, reset: Any) -> Any:
+        """Outputs at a chunk of a sequence, and the state after it, not compiled."""
+        return self._merged(params, rest)(x, state, reset=reset)
+
     @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
-        def outputs(params: Any, rest: Any, x: Any, state: Any, reset: Any) -> Any:
-            return self._merged(params, rest)(x, state, reset=reset)
-
-        return jax.jit(outputs, out_shardings=self.replicated)
+        return jax.jit(self.carried, out_shardings=self.replicated)
 
     def evaluate_at(self, state: TrainState, task: Task, check: Callable[[], None]) -> dict[str, float]:
         """Test metrics at another length, streamed: chunks of the sequence with the state carried between them.
@@ -245,26 +253,36 @@ class Trainer:
         Raises:
             RunFailed: As `evaluate`.
         """
-        rows, budget = RETENTION_ROWS, 2**22
-        count = max(rows, min(task.sizes["test"], budget // task.length))
+        rows, count = RETENTION_ROWS, streaming.count(task, RETENTION_ROWS)
         add = jax.jit(functools.partial(streaming.added, task), out_shardings=self.replicated)
         sums = []
         for batch in evaluation_batches(task, "test", batch_size=rows, count=count, prefetch=1):
-            given = task.model_inputs(batch)
-            if given.lengths is not None:
-                raise UserError(
-                    f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples"
-                )
-            values = streaming.values_of_chunks(task, self._chunks(state, given, check), batch, add)
-            sums.append(_sums(values, batch))
-        return _mean(sums, f"test (length {task.length:,})")
+            chunks = self._chunks(state, self.whole_inputs(task, batch), check)
+            values = streaming.values_of_chunks(task, chunks, batch, add)
+            sums.append(means.sums(values, batch))
+        return means.mean(sums, f"test (length {task.length:,})")
+
+    def whole_inputs(self, task: Task, batch: Mapping[str, Any]) -> ModelInputs:
+        """What the model is called with for examples that are read in chunks.
+
+        Raises:
+            UserError: They are padded.
+        """
+        given = task.model_inputs(dict(batch))
+        if given.lengths is not None:
+            raise UserError(f"task.retention = {self.task.retention}, allowed: [], as {task.name} pads its examples")
+        return given
+
+    def first_state(self, params: Any, rest: Any, rows: int) -> Any:
+        """The state of the model before the first chunk of so many sequences."""
+        return nnx.merge(self.graphdef, params, rest).initial_state((rows,))
 
     def _chunks(
         self, state: TrainState, given: ModelInputs, check: Callable[[], None]
     ) -> Iterator[tuple[slice, jax.Array]]:
         """Where each chunk of the sequences is, and the outputs there."""
         rows, time = given.inputs.shape[:2]
-        carried = nnx.merge(self.graphdef, state.params, state.rest).initial_state((rows,))
+        carried = self.first_state(state.params, state.rest, rows)
         for here in streaming.slices(time):
             resets = None if given.reset is None else given.reset[:, here]
             outputs, carried = self._chunk(state.params, state.rest, given.inputs[:, here], carried, resets)
@@ -277,26 +295,3 @@ def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
     time = given.inputs.shape[1]
     real = jnp.broadcast_to(weight[:, None] > 0, (weight.shape[0], time))
     return real if given.lengths is None else real & (jnp.arange(time) < given.lengths[:, None])
-
-
-def _sums(values: dict[str, jax.Array], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """What `_mean` needs of a batch: the sum of each loss or metric (B,), and an example where one is not finite."""
-    weight = batch["weight"]
-    sums = {name: (x * weight).sum() for name, x in values.items()} | {"weight": weight.sum()}
-    finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]), 0)
-    return sums | {"bad": jnp.where(finite.all(), -1, jnp.asarray(batch["index"])[jnp.argmin(finite)])}
-
-
-def _mean(sums: list[dict[str, jax.Array]], split: str) -> dict[str, float]:
-    """Weighted means, in float64, of what the batches summed up.
-
-    Raises:
-        RunFailed: A loss or metric was not finite; the message names the split and such an example.
-    """
-    fetched = jax.device_get(sums)
-    bad = [int(x["bad"]) for x in fetched if x["bad"] >= 0]
-    if bad:
-        raise RunFailed(f"the loss or a metric of {split} example {bad[0]} is not finite, though its data is")
-    total = {name: sum(float(x[name]) for x in fetched) for name in fetched[0] if name != "bad"}
-    weight = total.pop("weight")
-    return {name: value / weight for name, value in total.items()}

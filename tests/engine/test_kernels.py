@@ -223,6 +223,24 @@ def test_vmap():
     np.testing.assert_allclose(mapped, oracle(CASES["affine"], fields, h0), rtol=1e-5, atol=1e-5)
 
 
+def side_by_side(name, batch, time, channels):
+    """The arguments of `run` for two models, what is constant in time among them, and which of them have an axis."""
+    many = [draw(name, batch, time, channels, seed=seed) for seed in (0, 1)]
+    return jax.tree.map(lambda *x: np.stack(x), *many)
+
+
+@pytest.mark.parametrize("name", ["constant complex a", "relay leak 0.3"])
+def test_vmap_of_both_passes_is_that_of_each_model(name):
+    """In chunks, and over a batch of sequences for each of two models that have constants of their own."""
+    arguments = side_by_side(name, 2, 70, 5)
+    both = functools.partial(run, name, method="pallas", reverse=False)
+    mapped = jax.jit(jax.vmap(both))(*arguments)
+    for i in range(2):
+        *most, reset = jax.tree.map(lambda x, i=i: x[i], arguments)
+        one = jit_run(name, *most, reset, method="sequential", reverse=False)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-5, atol=2e-5), mapped, one)
+
+
 def test_gradient_of_the_gradient_by_hand():
     # h_2 = a^2 h_0 + (a + 1) b has second derivatives 2 h_0, 1 and 2 a in (aa), (ab), (a h_0).
     def last(v):
@@ -306,19 +324,22 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
 
 
 @pytest.mark.usefixtures("retraced")
+@pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("name", ["affine", "constant complex a", "latch", "clamp", "relay leak 0.3", "play"])
-def test_lowers_for_nvidia_gpus(name, monkeypatch):
-    fields, h0, start, weight, reset = draw(name, 2, 70, 33)
+def test_lowers_for_nvidia_gpus(name, vmap, monkeypatch):
+    """Under `jax.vmap` too, as several models that are trained side by side: "auto" is the kernel there as well."""
+    arguments = side_by_side(name, 2, 70, 33) if vmap else draw(name, 2, 70, 33)
     pretend_cuda(monkeypatch)
     mesh = jax.sharding.AbstractMesh(
         (1,),
         ("x",),
         abstract_device=jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu"),
     )
-    both = jax.jit(functools.partial(run, name, method="auto", reverse=False))
+    both = functools.partial(run, name, method="auto", reverse=False)
+    both = jax.jit(jax.vmap(both) if vmap else both)
     calls = ["triton_kernel_call", "__gpu$xla.gpu.triton"]
     with jax.sharding.use_abstract_mesh(mesh):
         module = jax.export.export(
             both, platforms=["cuda"], disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(c) for c in calls]
-        )(fields, h0, start, weight, reset).mlir_module()
+        )(*arguments).mlir_module()
     assert sum(module.count(f'"{c}"') + module.count(f"@{c}(") for c in calls) == 6

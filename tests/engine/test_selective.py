@@ -279,20 +279,23 @@ def test_auto_takes_the_kernel_where_it_can_and_says_why_not(monkeypatch, caplog
 
 
 @pytest.mark.usefixtures("retraced")
+@pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("size", [(8, 64, 1024, 16), (2, 37, 40, 5), (1, 1, 3, 64)], ids=str)
-def test_lowers_for_nvidia_gpus(size, monkeypatch):
+def test_lowers_for_nvidia_gpus(size, vmap, monkeypatch):
+    """Under `jax.vmap` too, as several models that are trained side by side."""
     fields, h0, start, g, g_last = draw(*size)
-    reset = np.zeros(size[:2], bool)
+    arguments = fields, h0, start, np.zeros(size[:2], bool), g, g_last
+    both = functools.partial(run, METHODS["auto"])
+    if vmap:
+        arguments, both = jax.tree.map(lambda x: np.stack([x, x]), arguments), jax.vmap(both)
     pretend_cuda(monkeypatch)
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
     mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
     calls = ["triton_kernel_call", "__gpu$xla.gpu.triton"]
     checks = [jax.export.DisabledSafetyCheck.custom_call(c) for c in calls]
     with jax.sharding.use_abstract_mesh(mesh):
-        program = jax.jit(functools.partial(run, METHODS["auto"]))
-        module = jax.export.export(program, platforms=["cuda"], disabled_checks=checks)(
-            fields, h0, start, reset, g, g_last
-        ).mlir_module()
+        program = jax.export.export(jax.jit(both), platforms=["cuda"], disabled_checks=checks)
+        module = program(*arguments).mlir_module()
     assert sum(module.count(f'"{c}"') + module.count(f"@{c}(") for c in calls) == 2
 
 

@@ -25,7 +25,7 @@ def learned(trainer, batch):
     def loss_of(outputs):
         return trainer.task.loss(outputs, batch).mean(), None
 
-    aligned = alignment.value_and_grad(model_of, outputs_of, loss_of, given, trainer.feedback_key)
+    aligned = alignment.value_and_grad(model_of, outputs_of, loss_of, given, trainer.own.feedback_key)
     exact = jax.value_and_grad(lambda params: loss_of(outputs_of(model_of(params))), has_aux=True)
     found = [jax.jit(f)(state.params) for f in (aligned, exact)]
     return model_of(state.params), [(float(loss), checkpoint.flatten(g)) for (loss, _), g in found]
@@ -43,7 +43,7 @@ def test_gradients_by_hand(tmp_path):
     for number in (0, 1):
         cell = model.blocks[number].cells[0]
         w, b, u = (np.asarray(p[...], np.float64) for p in (cell.input.kernel, cell.input.bias, cell.recurrent.kernel))
-        matrix = np.asarray(alignment.matrix_of(trainer.feedback_key, number, 1, 4), np.float64)
+        matrix = np.asarray(alignment.matrix_of(trainer.own.feedback_key, number, 1, 4), np.float64)
         x = np.asarray(captured[f"{number}/0/MiRU2/input"], np.float64)
         h, grads = np.zeros((6, 4)), {"input.kernel": 0.0, "input.bias": 0.0, "recurrent.kernel": 0.0}
         for t in range(20):
