@@ -124,13 +124,13 @@ def evaluation_batches(
         raise ValueError(f"count = {count}, allowed: an integer >= 1, or None for all examples")
     size = task.sizes[split] if count is None else min(count, task.sizes[split])
     here = slice(process_index * local, (process_index + 1) * local)
-    order = np.arange(size)
-    if buckets > 1:
-        order = np.argsort(lengths(task, split, order), kind="stable")
+    # Without buckets no order is held: some tests are of more examples than there is memory for their numbers.
+    order = np.argsort(lengths(task, split, np.arange(size)), kind="stable") if buckets > 1 else None
 
     def element(number: int) -> Batch:
         places = number * batch_size + np.arange(batch_size)
-        indices = order[np.minimum(places, size - 1)]  # a real example fills up, so all stays finite
+        indices = np.minimum(places, size - 1)  # a real example fills up, so all stays finite
+        indices = indices if order is None else order[indices]
         batch = cut(task, _examples(task, split, indices[here]), buckets, split, indices)
         return batch | {"index": indices[here].astype(np.int32), "weight": (places[here] < size).astype(np.float32)}
 

@@ -26,6 +26,7 @@ from mru.training.messages import UserError, compiling
 from mru.training.seed_and_rate import SeedAndRate
 from mru.training.task import ModelInputs, Task
 
+Shapes = tuple[tuple[int, ...], ...]
 # Sums of loss and metrics, what the layers did, and the task's scores of each example, of one batch.
 Evaluated = tuple[dict[str, jax.Array], inside.Counts, dict[str, jax.Array]]
 
@@ -71,9 +72,9 @@ class Trainer:
         self.settled = max((ramp.arrival(config.train.steps) for ramp in self.ramps.values()), default=0)
         self.shardings = parameter_shardings(mesh, jax.eval_shape(self._initial))
         self.replicated = NamedSharding(mesh, P())
-        # By the shape of the inputs, of which buckets make several.
-        self.programs: dict[tuple[int, ...], Callable[..., Any]] = {}
-        self.evaluations: dict[tuple[int, ...], Callable[..., Any]] = {}
+        # By the shapes of the batch, of which buckets make several.
+        self.programs: dict[Shapes, Callable[..., Any]] = {}
+        self.evaluations: dict[Shapes, Callable[..., Any]] = {}
 
     def _model(self, key: jax.Array | None = None) -> Any:
         return self.config.make_model(nnx.Rngs(self.own.key if key is None else key))
@@ -151,10 +152,10 @@ class Trainer:
 
         It is compiled once for each shape of the batches, of which buckets make several.
         """
-        shape = batches["inputs"].shape
-        if shape not in self.programs:
-            self.programs[shape] = self._compiled(state, batches)
-        return self.programs[shape]
+        shapes = _shapes(batches)
+        if shapes not in self.programs:
+            self.programs[shapes] = self._compiled(state, batches)
+        return self.programs[shapes]
 
     def _compiled(self, state: TrainState, batches: dict[str, jax.Array]) -> Callable[..., Any]:
         many = jax.jit(
@@ -191,12 +192,12 @@ class Trainer:
         return means.sums(values, batch), counts, self.task.scores(outputs, batch)
 
     def _evaluate(self, state: TrainState, batch: dict[str, jax.Array]) -> Evaluated:
-        shape = batch["inputs"].shape
-        if shape not in self.evaluations:
+        shapes = _shapes(batch)
+        if shapes not in self.evaluations:
             with compiling("the evaluation"):
                 program = jax.jit(self.evaluated, out_shardings=self.replicated)
-                self.evaluations[shape] = program.lower(state.params, state.rest, batch).compile()
-        return self.evaluations[shape](state.params, state.rest, batch)
+                self.evaluations[shapes] = program.lower(state.params, state.rest, batch).compile()
+        return self.evaluations[shapes](state.params, state.rest, batch)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[dict[str, float], dict[str, float]]:
         """Loss and metrics of a split, and what the layers did there (`mru.training.inside`).
@@ -288,6 +289,10 @@ class Trainer:
             outputs, carried = self._chunk(state.params, state.rest, given.inputs[:, here], carried, resets)
             yield here, outputs
             check()
+
+
+def _shapes(batch: Mapping[str, jax.Array]) -> Shapes:
+    return tuple(x.shape for x in batch.values())
 
 
 def _real(given: ModelInputs, weight: jax.Array) -> jax.Array:
