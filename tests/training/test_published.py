@@ -122,7 +122,7 @@ def made_batch(task, rows=3, time=6):
 
 
 # One of tokens and one of pixels: the programs of the others differ from these in sizes alone.
-@pytest.mark.parametrize(("task", "name"), [("text", "s5"), ("image", "s5"), ("listops", "pmru")])
+@pytest.mark.parametrize(("task", "name"), [("image", "s5"), ("listops", "pmru")])
 @pytest.mark.usefixtures("cache")
 def test_a_step_learns_at_the_published_rates(task, name, config_of):
     """Adam's first step has the length of the learning rate, here at its peak, wherever there is a gradient."""
