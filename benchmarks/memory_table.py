@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.sweep import markdown
 from mru.training.checksum import is_sealed
 from mru.training.messages import UserError
 
@@ -89,11 +90,6 @@ def _made(results: Results, parts: int) -> list[str]:
     return [f"{len(results)} of {parts} parts, on {texts[0]}; jax {versions}; commits {texts[1]}.\n"] if results else []
 
 
-def _table(rows: list[list[str]]) -> str:
-    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
 def _summary(results: Results, tasks: list[str], rows: list[tuple[str, int]]) -> str:
     """The metric of each cell on each task at 1,000 times the length."""
     marks = {cell: " (p)" for (_, cell, _), held in results.items() if held["persistent"]}
@@ -107,7 +103,7 @@ def _summary(results: Results, tasks: list[str], rows: list[tuple[str, int]]) ->
         found = [results.get((task, cell, size)) for task in tasks]
         values = [NOT_RUN if held is None else spread(held, TIMES[0]) for held in found]
         table.append([f"`{cell}`{marks.get(cell, '')}", str(size), *values])
-    return f"## At 1,000 times the length of training\n\n{_table(table)}"
+    return f"## At 1,000 times the length of training\n\n{markdown(table)}\n"
 
 
 def _of_task(task: str, found: dict[tuple[str, int], dict[str, Any]], rows: list[tuple[str, int]]) -> str:
@@ -125,4 +121,4 @@ def _of_task(task: str, found: dict[tuple[str, int], dict[str, Any]], rows: list
         options = ", ".join(f"{name} {x}" for name, x in one["options"].items() if name not in ("name", "retention"))
         better = "smaller" if one["goal"] == "min" else "larger"
         about = f"{one['metric']}, {better} is better; chance {one['chance']:.3g}. {options}.\n\n"
-    return f"## {task}\n\n{about}{_table(table)}"
+    return f"## {task}\n\n{about}{markdown(table)}\n"

@@ -40,6 +40,11 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}{more}"
 
 
+def markdown(rows: list[list[str]]) -> str:
+    """A table, whose first row has the heads, as Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
 def picked(runs: list[Run], summaries: list[dict[str, Any]]) -> set[tuple[str, ...]]:
     """The setting of each contest that is best by its mean on validation; of equal ones the first."""
     best: dict[tuple[str, ...], tuple[float, tuple[str, ...]]] = {}
@@ -66,7 +71,7 @@ def table(runs: list[Run], summaries: list[dict[str, Any]]) -> str:
     varying = [o for o in runs[0].values if o != SEED and len({run.values[o] for run in runs}) > 1]
     metric, best = " / ".join(dict.fromkeys(held["metric"] for held in summaries)), picked(runs, summaries)
     heads = ["config", *varying, f"validation {metric}", f"test {metric}", "seeds", "parameters", "seconds", "steps/s"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = [heads]
     for setting, same in _settings(runs, summaries).items():
         run, held = same[0][0], [one for _, one in same]
 
@@ -78,7 +83,7 @@ def table(runs: list[Run], summaries: list[dict[str, Any]]) -> str:
         row = [f"`{run.name}`", *(run.values[option] for option in varying), values("validation")]
         row += [values("test") if setting in best else "", str(len(held)), f"{held[0]['parameters']:,}"]
         rows.append([*row, f"{seconds:.0f}", f"{speed:.1f}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def page(runs: list[Run], summaries: list[dict[str, Any]], command: str) -> str:
