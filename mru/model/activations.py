@@ -22,13 +22,13 @@ class Activation(nnx.Module):
     full_glu. As there, gelu is its tanh form, and a gate reads u after dropout, as does what is gated where it is u.
     """
 
-    def __init__(self, kind: str, width: int, *, dropout: float, dtype: DTypeLike | None, rngs: nnx.Rngs):
+    def __init__(self, kind: str, width: int, *, dropout: nnx.Dropout, dtype: DTypeLike | None, rngs: nnx.Rngs):
         """Initialise.
 
         Args:
             kind: One of the four names.
             width: D.
-            dropout: Rate of dropout on u, where there is a gate.
+            dropout: That on u, where there is a gate.
             dtype: Dtype of the computation.
             rngs: Source of the initial parameters.
 
@@ -41,7 +41,7 @@ class Activation(nnx.Module):
         gate = None if kind == "gelu" else nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         value = nnx.Linear(width, width, dtype=dtype, rngs=rngs) if kind == "full_glu" else None
         self.gate, self.value = nnx.data(gate), nnx.data(value)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
     def __call__(self, y: Array, rngs: nnx.Rngs | None = None) -> Array:
         """Map (..., D) to (..., D); with `rngs` (stream "dropout") there is dropout."""

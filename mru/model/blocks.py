@@ -46,6 +46,7 @@ class SequenceBlock(nnx.Module):
         *,
         expansion: float,
         dropout: float,
+        tied_dropout: bool = False,
         norm: str = "layer",
         prenorm: bool = True,
         activation: str | None = None,
@@ -59,6 +60,7 @@ class SequenceBlock(nnx.Module):
             cells: Cells that stand side by side, all with the same `features`.
             expansion: Hidden width of the MLP as a multiple of D, rounded to the nearest; 0 for none.
             dropout: Rate, applied to both residual branches.
+            tied_dropout: Whether a channel is dropped at all steps of a sequence or at none.
             norm: "layer", "rms" or "batch"; see `mru.model.norms`.
             prenorm: Whether each branch normalises what it reads, or else the sum with what it adds.
             activation: What follows the cells, see `mru.model.activations.Activation`; None for nothing.
@@ -85,9 +87,11 @@ class SequenceBlock(nnx.Module):
         self.mlp_norm = nnx.data(make_norm(norm, width, dtype=dtype, rngs=rngs) if hidden else None)
         self.mlp = nnx.data(GatedMLP(width, hidden, dtype=dtype, rngs=rngs) if hidden else None)
         self.conv = nnx.data(CausalConvolution(width, conv, rngs=rngs) if conv else None)
-        after = None if activation is None else Activation(activation, width, dropout=dropout, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, broadcast_dims=(-2,) if tied_dropout else ())
+        after = None
+        if activation is not None:
+            after = Activation(activation, width, dropout=self.dropout, dtype=dtype, rngs=rngs)
         self.activation = nnx.data(after)
-        self.dropout = nnx.Dropout(dropout)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
         """The states of the cells before the first step of a batch of sequences, and last that of a convolution."""

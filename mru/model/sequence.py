@@ -63,6 +63,7 @@ class SequenceModel(nnx.Module):
         positions: int = 0,
         expansion: float = 2.0,
         dropout: float = 0.0,
+        tied_dropout: bool = False,
         pooling: str = "mean",
         bidirectional: bool = False,
         norm: str = "layer",
@@ -91,6 +92,7 @@ class SequenceModel(nnx.Module):
                 MRU holds does not say when it was written: positions do.
             expansion: Hidden width of the gated MLP of a block as a multiple of `width`; 0 for no MLP.
             dropout: Rate on the residual branches.
+            tied_dropout: Whether dropout drops a channel at all steps of a sequence or at none.
             pooling: What the head reads: "mean" over the real steps, the "last" of them, or every step ("none").
             bidirectional: Every cell in both directions; the model then has no `step` and carries no state.
             norm: "layer", "rms", or "batch", with running statistics (see `mru.model.norms.BatchNorm`).
@@ -129,8 +131,9 @@ class SequenceModel(nnx.Module):
         self.bidirectional, self.dtype = bidirectional, dtype
         self.encoder, positional = encoders(inputs, vocabulary, positions, width, dtype=dtype, rngs=rngs)
         self.position_encoder = nnx.data(positional)
-        parts: dict[str, Any] = {"expansion": expansion, "dropout": dropout, "norm": norm, "prenorm": prenorm}
-        parts |= {"activation": activation, "conv": conv, "dtype": dtype, "rngs": rngs}
+        parts: dict[str, Any] = {"expansion": expansion, "dropout": dropout, "tied_dropout": tied_dropout}
+        parts |= {"norm": norm, "prenorm": prenorm, "activation": activation, "conv": conv}
+        parts |= {"dtype": dtype, "rngs": rngs}
         self.blocks = nnx.List(SequenceBlock([cell(f) for f in block], **parts) for block in blocks)
         self.norm = nnx.data(make_norm(norm, width, dtype=dtype, rngs=rngs) if final_norm else None)
         self.head = linear(width, outputs, dtype=dtype, rngs=rngs)

@@ -70,7 +70,7 @@ def train_batches(
     def unsorted(positions: np.ndarray) -> np.ndarray:
         return (start + positions) % size if size >= ENDLESS else shuffled(positions, size, seed)
 
-    indices_at = unsorted if buckets == 1 else sorted_stream(task, unsorted, batch_size, seed)
+    indices_at = unsorted if buckets == 1 else sorted_stream(task, unsorted, batch_size, buckets, seed)
     within = np.arange(steps_per_batch * batch_size)
 
     def element(number: int) -> Batch:

@@ -1,8 +1,9 @@
 """Batches of examples of like length, cut to a few lengths, so that little of what is computed is padding.
 
-The stream of training examples is sorted by length within windows of some hundred batches, and the batches of a window
-come in a random order, but in runs: the steps of one call of the device are of one length. Which example is in which
-step depends on the seed and the step alone, as it does without buckets, so a run goes on where it was stopped.
+The stream of training examples is sorted by bucket within windows of some hundred batches, and the batches of a window
+come in a random order. More order would do harm: when several steps after each other had examples of the same length, a
+model of reviews learnt that length each time anew. Which example is in which step depends on the seed and the step
+alone, as it does without buckets, so a run goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from mru.training.messages import UserError
 from mru.training.shuffle import permutation
 from mru.training.task import Batch, Task
 
-RUN = 10  # steps of like length after each other, as many as one call of the device does
-WINDOW = 32  # runs whose examples are sorted together
+WINDOW = 320  # batches whose examples are sorted together
 
 
 def check(task: Task, buckets: int) -> None:
@@ -40,29 +40,28 @@ def lengths(task: Task, split: str, indices: np.ndarray) -> np.ndarray:
 
 
 def sorted_stream(
-    task: Task, indices_at: Callable[[np.ndarray], np.ndarray], batch_size: int, seed: int
+    task: Task, indices_at: Callable[[np.ndarray], np.ndarray], batch_size: int, buckets: int, seed: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The stream of training examples in batches of like length.
+    """The stream of training examples in batches of one bucket each, but for those where two buckets meet.
 
     Args:
         task: Has `example_lengths`.
         indices_at: From positions in the stream as it is to example indices, int (n,) both.
         batch_size: Examples of a step.
+        buckets: Number of lengths.
         seed: Seed of the order.
 
     Returns:
         What takes the place of `indices_at`.
     """
-    size = WINDOW * RUN * batch_size
+    size = WINDOW * batch_size
 
     @functools.lru_cache(maxsize=4)  # the threads that make batches are in at most two windows
     def window(number: int) -> np.ndarray:
         indices = indices_at(number * size + np.arange(size))
-        # Equal lengths stay in the random order they came in.
-        batches = indices[np.argsort(lengths(task, "train", indices), kind="stable")]
-        runs = batches.reshape(WINDOW, RUN * batch_size)
-        mixed = np.stack([run[permutation(run.size, number, i, seed)] for i, run in enumerate(runs)])
-        return mixed[permutation(WINDOW, number, WINDOW, seed)].reshape(-1)
+        # Those of one bucket stay in the random order they came in.
+        sorted_ = indices[np.argsort(bucket(task, lengths(task, "train", indices), buckets), kind="stable")]
+        return sorted_.reshape(WINDOW, batch_size)[permutation(WINDOW, number, seed)].reshape(-1)
 
     def at(positions: np.ndarray) -> np.ndarray:
         windows, places = np.divmod(positions, size)
@@ -73,6 +72,11 @@ def sorted_stream(
         return found
 
     return at
+
+
+def bucket(task: Task, lengths: np.ndarray, buckets: int) -> np.ndarray:
+    """Number of the bucket that examples of these lengths are in, from 1 up, int (n,)."""
+    return -(-lengths * buckets // task.length)
 
 
 def cut(task: Task, batch: Batch, buckets: int, split: str, indices: np.ndarray, axis: int = 0) -> Batch:
@@ -88,7 +92,6 @@ def cut(task: Task, batch: Batch, buckets: int, split: str, indices: np.ndarray,
     """
     if buckets == 1:
         return batch
-    part = -(-int(lengths(task, split, indices).max()) * buckets // task.length)
-    length = -(-task.length * part // buckets)
+    length = -(-task.length * int(bucket(task, lengths(task, split, indices), buckets).max()) // buckets)
     here = {name: (slice(None),) * (axis + time) + (slice(length),) for name, time in task.time_axes.items()}
     return {name: x[here[name]] if name in here else x for name, x in batch.items()}

@@ -33,6 +33,7 @@ class ModelConfig(Section):
         positions: Channels of sinusoidal positions concatenated to the input (even); 0 for none.
         expansion: Hidden width of each block's gated MLP as a multiple of the width; 0 for no MLP.
         dropout: Dropout rate on the residual branches.
+        tied_dropout: Dropout drops a channel at all steps of a sequence or at none, as in S4 and S5.
         pooling: What the head reads; the task's own choice if null.
         bidirectional: Run every cell in both directions.
         norm: What the blocks normalise with; batch keeps running statistics for evaluation.
@@ -54,6 +55,7 @@ class ModelConfig(Section):
     positions: NonNegativeInt = 0
     expansion: NonNegativeFloat = 2.0
     dropout: NonNegativeFloat = 0.0
+    tied_dropout: bool = False
     pooling: Literal["mean", "last", "none"] | None = None
     bidirectional: bool = False
     norm: Literal["layer", "rms", "batch"] = "layer"
@@ -144,10 +146,10 @@ class TrainConfig(Section):
         seed: Seed of the parameters, the order of the examples and the dropout.
         eval_every: Steps between evaluations, each of which also saves a checkpoint; there is one at the end too.
         log_every: Steps that one line of metrics.jsonl averages.
-        steps_per_dispatch: At most so many steps in one call of the device, of which evaluations must be multiples; 10
-            if null.
+        steps_per_dispatch: At most so many steps in one call of the device, of which evaluations must be multiples; if
+            null 10, or 1 with several buckets.
         buckets: Lengths that batches are cut to, equal parts of the task's; if there are several, batches are of
-            examples of like length, and less is padding. For tasks that pad.
+            examples of like length, and less is padding. For tasks that pad, and one step a call of the device.
         deterministic: On a GPU, let equal commands give equal bits, which costs speed; on a CPU they do anyway.
         patience: Stop after so many evaluations without a better one; never if null.
         schedules: Changes to the ramps of the scalars that cells leave to a schedule, by their names: start, end,
@@ -171,11 +173,15 @@ class TrainConfig(Section):
     schedules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     feedback: Literal["backpropagation", "alignment"] = "backpropagation"
 
+    def _check(self) -> None:
+        if self.buckets > 1:
+            self._require("steps_per_dispatch", self.steps_per_dispatch in (None, 1), "1 or null with several buckets")
+
     def dispatch(self, start: int = 0) -> int:
         """Steps in one call of the device from step `start` on: every evaluation is at the end of one."""
         common = math.gcd(self.steps, min(self.eval_every, self.steps), start)
         divisors = (k for d in range(1, math.isqrt(common) + 1) if common % d == 0 for k in (d, common // d))
-        return max(k for k in divisors if k <= (self.steps_per_dispatch or 10))
+        return max(k for k in divisors if k <= (self.steps_per_dispatch or (1 if self.buckets > 1 else 10)))
 
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""

@@ -108,7 +108,7 @@ def np_activation(kind, y, layer):
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_activation_is_the_equation(kind):
-    layer = shake(Activation(kind, D, dropout=0.5, dtype=None, rngs=nnx.Rngs(0)))
+    layer = shake(Activation(kind, D, dropout=nnx.Dropout(0.5), dtype=None, rngs=nnx.Rngs(0)))
     y = np.random.default_rng(0).normal(size=(T, D)).astype(np.float32)
     close(layer(y), np_activation(kind, y, layer))
     dropped = layer(y, nnx.Rngs(0))

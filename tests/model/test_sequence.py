@@ -318,6 +318,18 @@ def test_dropout_scales_what_it_keeps():
     np.testing.assert_allclose(ratio[~kept], 0, atol=1e-3)
 
 
+@pytest.mark.parametrize("activation", [None, "half_glu1"])
+def test_tied_dropout_drops_a_channel_of_a_sequence_at_all_steps_or_none(activation):
+    parts = {"expansion": 0, "activation": activation, "rngs": nnx.Rngs(0)}
+    model = SequenceBlock([cells.MinGRU(400, 4, rngs=nnx.Rngs(0))], dropout=0.25, tied_dropout=True, **parts)
+    x, state = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 400)), jnp.float32), (jnp.zeros((3, 4)),)
+    y = model(x, state, None, nnx.Rngs(dropout=0))[0]
+    dropped = np.isclose(y, x, rtol=0, atol=1e-7)
+    assert 0.2 < dropped.mean() < (0.3 if activation is None else 0.5)  # a gate's input is dropped too
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
+    assert (dropped[0] != dropped[1]).any()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_remat_changes_no_number(dropout):
     x, grads = features(2, T), []

@@ -105,6 +105,11 @@ MISTAKES = {
         ["model.bidirectional = True", "task.retention"],
     ),
     "no dispatch": (["--train.steps_per_dispatch", "0"], TINY, ["train.steps_per_dispatch = 0", "integer > 0 or null"]),
+    "dispatch of several lengths": (
+        ["--train.buckets", "2", "--train.steps_per_dispatch", "5"],
+        TINY,
+        ["train.steps_per_dispatch = 5", "1 or null with several buckets"],
+    ),
     "section left out": (["--steps", "100"], TINY, ["steps = 100", "did you mean --train.steps?"]),
     "a field by another name": (["--train.precision", "half"], TINY, ["train.precision = half", "mean --model.dtype?"]),
     "a field by its meaning": (["--learning_rate", "1"], TINY, ["learning_rate = 1", "did you mean --optimizer.lr?"]),

@@ -20,6 +20,7 @@ def test_dispatch_divides_every_boundary():
         assert steps % k == every % k == start % k == 0
     assert TrainConfig(steps=1000, eval_every=200).dispatch() == 10
     assert TrainConfig(steps_per_dispatch=4).dispatch() == 4
+    assert TrainConfig(buckets=2).dispatch() == 1  # steps are of several lengths
     # Fewer steps than one interval of evaluations: there is one at the end, and calls adapt.
     assert TrainConfig(steps=100, eval_every=400).dispatch() == 10
     assert TrainConfig(steps=100, eval_every=33).dispatch() == 1
