@@ -38,18 +38,18 @@ class PerStep(Generated):
     def loss(self, outputs: Array, batch: dict[str, Array]) -> Array:
         """Cross-entropy in nats, float32 `(B,)`, of logits `(B, T, classes)`, mean over the steps that count."""
         targets = jnp.asarray(batch["targets"])
-        return _mean(cross_entropy(outputs, jnp.maximum(targets, 0)), batch)
+        return mean_asked(cross_entropy(outputs, jnp.maximum(targets, 0)), batch)
 
     def metrics(self, outputs: Array, batch: dict[str, Array]) -> dict[str, Array]:
         """`accuracy`, float32 `(B,)`: the fraction of right answers among the steps that count."""
-        return {"accuracy": _mean(accuracy(outputs, batch["targets"]), batch)}
+        return {"accuracy": mean_asked(accuracy(outputs, batch["targets"]), batch)}
 
 
 def _asked(batch: dict[str, Array]) -> Array:
     return jnp.asarray(batch["targets"]) != NOT_ASKED
 
 
-def _mean(values: Array, batch: dict[str, Array]) -> Array:
+def mean_asked(values: Array, batch: dict[str, Array]) -> Array:
     """Mean over the steps that count, 0 where none does."""
     asked = _asked(batch)
     return jnp.where(asked, values, 0).sum(-1) / jnp.maximum(asked.sum(-1), 1)

@@ -67,13 +67,21 @@ def test_every_cell_has_its_row():
 
 def test_the_tables_of_results_are_what_was_measured():
     table = re.findall(r"^\| `configs/(\w+)/(\w+)\.yaml`[^|]*\| (.*) \|$", README, re.M)
-    assert {task for task, *_ in table} == {"copy_first", "evidence", "mod_k", "psmnist"}
+    long = {"listops", "pathfinder", "image", "fsdd", "shakespeare"}
+    assert {task for task, *_ in table} == {"copy_first", "evidence", "mod_k", "psmnist"} | long
     lengths = {"copy_first": ("200", "20000", "1000000"), "evidence": ("200", "2000")}
     for task, name, shown in table:
-        runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / task).glob(f"{name}*.json"))]
+        files = sorted((ROOT / "results" / task).glob(f"{name}*.json"))
+        files = [path for path in files if re.fullmatch(rf"{name}(_rerun|_seed\d)?", path.stem)]
+        runs = [json.loads(path.read_text()) for path in files]
         if task == "psmnist":
             accuracy = ", ".join(f"{run['test']['accuracy']:.4f}" for run in runs)
             assert shown == f"{accuracy} | " + ", ".join(f"{run['seconds']['wall']:.0f} s" for run in runs)
+        elif task in long:
+            (run,) = runs
+            found = [run[split][run["metric"]] for split in ("validation", "test")]
+            for value, number in zip(shown.split(" | ")[1:], found, strict=True):
+                assert value == f"{number:.{len(value) - 2}f}"
         elif task == "mod_k":
             five, two = (json.loads((ROOT / "results" / task / f"{x}{name}.json").read_text()) for x in ("", "parity_"))
             curve = [run["retention"][length] for run in (five, two) for length in ("64", "4096")]
