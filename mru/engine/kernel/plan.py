@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
+from mru.engine.kernel import backend
 from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
@@ -22,7 +23,7 @@ _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two 
 
 def obstacle(op: Operator) -> str | None:
     """Why the kernels can not run this operator, or None."""
-    if (reason := op.kernel_obstacle) is not None:
+    if (reason := backend.obstacle() or op.kernel_obstacle) is not None:
         return reason
     size = max(x.size for x in jax.tree.leaves(op))
     if size >= 2**31:

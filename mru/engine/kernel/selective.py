@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
+from mru.engine.kernel import backend
+from mru.engine.kernel.backend import triton
 from mru.engine.kernel.plan import on_cuda
 from mru.engine.selective_steps import Arguments, Maps, after, backward, chunk_of, divided, output, selected, widened
 
@@ -32,6 +33,8 @@ _AHEAD = 4  # steps that are read before the first of them is taken, which keeps
 
 def obstacle(given: Arguments) -> str | None:
     """Why the kernel can not run this, or None."""
+    if (reason := backend.obstacle()) is not None:
+        return reason
     grid = _Grid.of(given)
     if grid.states > _MOST:
         return f"it holds at most {_MOST} states a channel, and there are {grid.states}"

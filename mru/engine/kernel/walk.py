@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
+from mru.engine.kernel.backend import triton
 from mru.engine.kernel.plan import Grid, Plan, on_cuda
 from mru.operators.base import select
 
