@@ -86,7 +86,8 @@ def test_source_that_lacks_files(capsys, tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
     line = fails(capsys, "psmnist", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path))
     assert line.endswith("lacks train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz")
-    assert fails(capsys, "psmnist", "--source", str(tmp_path / "no")).endswith("/no is no folder")
+    absent = fails(capsys, "psmnist", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path / "no"))
+    assert absent.endswith("/no is no folder")
     assert "lacks cifar-10-binary.tar.gz, or else cifar10_train_med.xz" in fails(
         capsys, "cifar10", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path)
     )
