@@ -1,9 +1,9 @@
 """Batches of examples of like length, cut to a few lengths, so that little of what is computed is padding.
 
 The stream of training examples is sorted by bucket within windows of some hundred batches, and the batches of a window
-come in a random order. More order would do harm: when several steps after each other had examples of the same length, a
-model of reviews learnt that length each time anew. Which example is in which step depends on the seed and the step
-alone, as it does without buckets, so a run goes on where it was stopped.
+come in a random order, not in runs of one length: steps after each other would then be no random sample. Which example
+is in which step depends on the seed and the step alone, as it does without buckets, so a run goes on where it was
+stopped.
 """
 
 from __future__ import annotations
