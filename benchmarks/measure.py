@@ -2,8 +2,8 @@
 
 A program is compiled ahead of time, run once to warm up, and then timed over many repetitions: in a loop inside one
 program where it is so short that its dispatch would count, else called again and again, each dispatched while the one
-before runs. What is reported is the median of several such timings, divided by the repetitions. Programs that are
-compared are timed in turn.
+before runs. What is reported is the median of several such timings, divided by the repetitions, and all of them.
+Programs that are compared are timed in turn: their first timings are of the same time, their second ones, and so on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import resource
 import shlex
 import statistics
 import sys
@@ -29,8 +30,8 @@ from mru.training import provenance
 from mru.training.files import write
 
 
-def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, float]:
-    """Seconds of one run of `f`, seconds to compile it, and bytes of temporary memory.
+def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> dict[str, Any]:
+    """Seconds of one run of `f`, seconds to compile it, bytes of temporary memory, and how often it met fresh memory.
 
     Args:
         f: Function of arrays.
@@ -41,7 +42,7 @@ def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> d
     return compare({f: args}, seconds, calls)[f]
 
 
-def compare(programs: dict[Callable, tuple], seconds: float = 0.05, calls: int = 7) -> dict[Callable, dict[str, float]]:
+def compare(programs: dict[Callable, tuple], seconds: float = 0.05, calls: int = 7) -> dict[Callable, dict[str, Any]]:
     """`measure` for several functions: timed in turn, so that what else the machine does at a time falls on all.
 
     Args:
@@ -54,7 +55,9 @@ def compare(programs: dict[Callable, tuple], seconds: float = 0.05, calls: int =
     for _ in range(calls):
         for f, (clock, _) in prepared.items():
             times[f].append(clock())
-    return {f: {"seconds": statistics.median(times[f]), **facts} for f, (_, facts) in prepared.items()}
+    return {
+        f: {"seconds": statistics.median(x := times[f]), "timings": x, **facts} for f, (_, facts) in prepared.items()
+    }
 
 
 def _prepare(f, args, seconds):
@@ -68,6 +71,10 @@ def _prepare(f, args, seconds):
         "accessed_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
     }
     once = min(_clock(compiled, 1, *args) for _ in range(3))
+    # Pages of the host's memory that are touched for the first time. On a CPU they can be most of the time.
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _clock(compiled, 1, *args)
+    facts["page_faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     count = max(1, round(seconds / once))
     if once > 1e-3:
         return functools.partial(_clock, compiled, count, *args), facts

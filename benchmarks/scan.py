@@ -3,13 +3,15 @@
 python -m benchmarks.scan --out results/benchmarks/scan-cpu.json
 
 The floor of a pass is what it must move, each operand and each result once; the roofline is the rate at which the same
-run adds two arrays of that shape. "backward" is both passes together.
+run adds two arrays of that shape. "backward" is both passes together. `times_ours` is how many times as long as ours a
+method takes: least, median and most of the timings that were made at the same time.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +27,9 @@ SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64)],
     "gpu": [(8, 16384, 512), (32, 1024, 512), (1, 262144, 256)],
 }
+OURS = "mru auto"
 METHODS = {
-    "mru auto": mru.scan,
+    OURS: mru.scan,
     "mru sequential": functools.partial(mru.scan, method="sequential"),
     "mru associative": functools.partial(mru.scan, method="associative"),
     "associative_scan, autodiff": rivals.associative_scan,
@@ -100,7 +103,16 @@ def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longe
             rate = 3 * size / add["seconds"]
             for method, row in zip(methods, found, strict=True):
                 at = {"shape": shape, "operator": name, "method": method, "pass": kind}
-                yield {**at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate}
+                yield {
+                    **at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate,
+                    "times_ours": times(row, found[methods.index(OURS)]) if OURS in methods else None,
+                }  # fmt: skip
+
+
+def times(row: dict[str, Any], ours: dict[str, Any]) -> list[float]:
+    """How many times as long as ours a method takes: least, median and most."""
+    ratios = sorted(a / b for a, b in zip(row["timings"], ours["timings"], strict=True))
+    return [ratios[0], statistics.median(ratios), ratios[-1]]
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
@@ -145,7 +157,8 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"{','.join(map(str, row['shape'])):>17} {row['operator']:15} {row['method']:27} {row['pass']:9} "
         f"{row['seconds'] * 1e3:9.3f} {1 / row['roofline']:5.1f}x {row['temporary_bytes'] / 2**20:8.1f} "
-        f"{row['compile_seconds']:9.2f}"
+        f"{row['compile_seconds']:9.2f} {row['page_faults']:8}  "
+        + ("{:.2f} to {:.2f} to {:.2f}".format(*row["times_ours"]) if row.get("times_ours") else "")
     )
 
 
@@ -163,7 +176,8 @@ def main() -> None:
     methods = given.method or [name for name in METHODS if name != chosen]
     longest = given.longest or {"cpu": 2**20}.get(platform, 2048)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; steps one by one up to T = {longest:,}")
-    print(f"{'shape':>17} {'operator':15} {'method':27} {'pass':9} {'ms':>9} {'floor':>6} {'MiB':>8} {'compile s':>9}")
+    names = f"{'shape':>17} {'operator':15} {'method':27} {'pass':9} {'ms':>9} {'floor':>6} {'MiB':>8} {'compile s':>9}"
+    print(f"{names} {'faults':>8}  times ours")
     operators = given.operator or list(FLOORS)
     measured = (row for shape in shapes for row in rows(shape, operators, methods, longest))
     report(measured, line, given.out, draw)
