@@ -107,11 +107,12 @@ def mebibytes(row):
 
 def test_the_tables_of_speed_are_what_was_measured():
     rows = measured("scan-cpu.json", [4, 16384, 64])
-    table = re.findall(r"^\| (.*) \| (.* ms) \| (.* ms) \| (.* ms) \| (.* MiB) \| (.* MiB) \|$", README, re.M)
+    table = re.findall(r"^\| (.*) \| (.* ms) \| (.*\)) \| (.*\)) \| (.* MiB) \| (.* MiB) \|$", README, re.M)
     assert len(table) == len({operator for operator, _ in rows})
     for operator, *shown in table:
         ours, loop, tree = (rows[operator, m] for m in ("mru auto", "lax.scan, autodiff", "associative_scan, autodiff"))
-        assert shown == [*(milliseconds(row, 0) for row in (ours, loop, tree)), mebibytes(ours), mebibytes(tree)]
+        spread = ["{1:.1f} ({0:.1f} to {2:.1f})".format(*row["times_ours"]) for row in (loop, tree)]
+        assert shown == [milliseconds(ours, 0), *spread, mebibytes(ours), mebibytes(tree)]
     rows = measured("scan-gpu.json", [8, 16384, 512])
     table = re.findall(r"^\| (.*) \| (.* ms) \| (.* x) \| (.* ms) \| (.* x) \| (.* MiB) \| (.* MiB) \|$", README, re.M)
     assert len(table) == len({operator for operator, _ in rows})
@@ -120,6 +121,30 @@ def test_the_tables_of_speed_are_what_was_measured():
         faster = tree["seconds"] / ours["seconds"]
         times = [milliseconds(ours, 2), f"{1 / ours['roofline']:.2f} x", milliseconds(tree, 2), f"{faster:.1f} x"]
         assert shown == [*times, mebibytes(ours), mebibytes(tree)]
+
+
+def test_where_we_lose_is_all_of_where_we_lose():
+    rows = json.loads((ROOT / "results/benchmarks/scan-cpu.json").read_text())["rows"]
+    lost = [
+        (f"{tuple(r['shape'])}", r["operator"], r["pass"], r["method"].split(",")[0],
+         "{1:.2f} ({0:.2f} to {2:.2f})".format(*r["times_ours"]))
+        for r in rows
+        if r["operator"] != "add" and not r["method"].startswith("mru") and r["times_ours"][1] < 1
+    ]  # fmt: skip
+    assert re.findall(r"^\| (\(.*\)) \| (.*) \| (\w+) \| `(.*)` \| (.*) \|$", README, re.M) == lost
+
+
+def test_the_page_faults_are_what_was_counted():
+    file = ROOT / "results/benchmarks/scan-cpu-large-pages.json"
+    few = [r for r in json.loads(file.read_text())["rows"] if r["pass"] == "backward"]
+    few = {r["method"]: r for r in few if r["operator"] == "affine"}
+    rows = measured("scan-cpu.json", [4, 16384, 64])
+    ours, loop = "mru auto", "lax.scan, autodiff"
+    pages = [f"{rows['affine', method]['page_faults']:,}" for method in (ours, loop)]
+    assert re.findall(r"that is ([\d,]+) pages a run of ours, and ([\d,]+) of `lax.scan`", README) == [tuple(pages)]
+    times = [milliseconds(row, 0)[:-3] for method in (loop, ours) for row in (few[method], rows["affine", method])]
+    found = re.findall(r"`lax.scan` then took (\d+) ms for (\d+), and ours (\d+)\s+for (\d+)", README)
+    assert found == [tuple(times)]
 
 
 def test_the_table_of_training_is_what_was_measured():
