@@ -85,9 +85,11 @@ def test_every_repetition_is_run():
         return x + io_callback(lambda: runs.append(0) or np.float32(0), jax.ShapeDtypeStruct((), np.float32))
 
     found = measure(f, jnp.ones(3), seconds=0.01, calls=2)
-    count = (len(runs) - 3) / 3  # three single runs, then one loop to warm up and two that are timed
+    count = (len(runs) - 4) / 3  # four single runs, then one loop to warm up and two that are timed
     assert count == int(count) > 1
-    assert found["seconds"] > 0
+    assert found["seconds"] == np.median(found["timings"]) > 0
+    assert len(found["timings"]) == 2
+    assert found["page_faults"] >= 0
     assert found["compile_seconds"] > 0
 
 
@@ -112,6 +114,14 @@ def test_scan_prints_a_table_and_writes_json_and_a_plot(tmp_path):
         "add", "mru auto", "mru associative", "associative_scan, autodiff", "lax.scan, autodiff"
     }  # fmt: skip
     assert all(row["seconds"] > 0 and row["roofline"] > 0 for row in rows)
+    for row in rows[1:]:
+        ours = next(
+            r
+            for r in rows
+            if r["method"] == "mru auto" and (r["operator"], r["pass"]) == (row["operator"], row["pass"])
+        )
+        ratios = np.divide(row["timings"], ours["timings"])
+        np.testing.assert_allclose(row["times_ours"], [ratios.min(), np.median(ratios), ratios.max()])
     affine = next(row for row in rows if row["operator"] == "affine" and row["pass"] == "backward")
     assert affine["floor_bytes"] == 8 * 4 * 32 * 4  # a, b -> h; a, h, g -> two cotangents
     assert {"jax", "python"} <= content["versions"].keys()
