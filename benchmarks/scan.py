@@ -128,7 +128,7 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
     colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(row["method"] for row in rows))}
     figure, axes = plt.subplots(
-        1, len(shapes), figsize=(3.2 * len(shapes) + 1.5, 4.2), sharey=True, squeeze=False, layout="constrained"
+        1, len(shapes), figsize=(3.2 * len(shapes) + 2, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, shape in zip(axes[0], shapes, strict=True):
         here = [row for row in rows if tuple(row["shape"]) == shape]
@@ -146,7 +146,7 @@ def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
         axis.xaxis.set_minor_locator(ticker.NullLocator())
     axes[0, 0].invert_yaxis()
     patches = [Patch(color=colour, label=method) for method, colour in colours.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(4, 2 * len(shapes)), fontsize=8)
     figure.suptitle("Forward and backward pass, against what it must move")
     figure.savefig(out, dpi=120)
     plt.close(figure)
