@@ -13,10 +13,7 @@ from mru.training import checkpoint
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # What a head says in place of a score, and how many do, by folder: a config that has been trained is taken off here.
-WAITING = {
-    ("published", "Not trained to the end here."): 35, ("psmnist/by_size", "Not trained yet."): 12,
-    ("text", "Not trained yet."): 1, ("shakespeare", "Not trained yet."): 1,
-}  # fmt: skip
+WAITING = {("published", "Not trained to the end here."): 35}
 # Test accuracy in per cent (Smith et al. 2022, table 1, and sequential MNIST; Orvieto et al. 2023).
 PUBLISHED = {
     "% (S5, arXiv 2208.04933).": {
