@@ -60,6 +60,15 @@ def pullback(
     if op.says("before_loop"):
         op, raised = jax.vjp(lambda op: widen(op, dtype).before_loop(), op)
     varied = varies(op)
+    batch = jax.tree.leaves(h0)[0].shape[:axis]
+
+    def maps(t: Array | int) -> Operator:
+        """Those of a step. What is constant in time is given to each sequence of the batch: its cotangents are then
+        summed over these once, behind the loop, and not in each step."""
+        leaves, tree = jax.tree.flatten(widen(part(op, t, axis), dtype))
+        whole = zip(leaves, op.leaves_and_forms(), varied, strict=True)
+        wide = [x if v or form.scalar else jnp.broadcast_to(x, (*batch, *x.shape)) for x, (_, form), v in whole]
+        return jax.tree.unflatten(tree, wide)
 
     def body(i: Array, carry: Any) -> Any:
         incoming, to_reset, bars = carry
@@ -69,7 +78,7 @@ def pullback(
         reset_now = None if reset is None else at(reset, t, axis)
         before = select(reset_now, reset_state, before)
         total = jax.tree.map(jnp.add, at(g, t, axis), incoming)
-        found, incoming, back = backward_step(widen(part(op, t, axis), dtype), before, total, reset_now)
+        found, incoming, back = backward_step(maps(t), before, total, reset_now)
         if reset_now is not None:
             to_reset = jax.tree.map(jnp.add, to_reset, back)
         bars = [
@@ -79,15 +88,16 @@ def pullback(
         return incoming, to_reset, bars
 
     zero = jax.tree.map(jnp.zeros_like, h0)
-    first = widen(part(op, 0, axis), dtype)
-    wanted = jax.eval_shape(lambda: backward_step(first, zero, zero, None)[0])
+    # What is found in a step says the types of the sums, over a mesh too; it is not computed here.
+    wanted, *_ = backward_step(maps(0), zero, zero, None)
     # The sum over time, of what is constant in it, is not rounded until its end.
     bars = [
-        None if bar is None else jnp.zeros_like(x, dtype=x.dtype if moves else bar.dtype)
+        None if bar is None else jnp.zeros_like(x if moves else bar)
         for x, bar, moves in zip(jax.tree.leaves(op), wanted, varied, strict=True)
     ]
     start = zero, None if reset is None else zero, bars
     incoming, to_reset, bars = jax.lax.fori_loop(0, time, body, start)
+    bars = [x if x is None or moves else x.sum(range(axis)) for x, moves in zip(bars, varied, strict=True)]
     return raised(assembled(op, bars))[0], incoming, to_reset
 
 

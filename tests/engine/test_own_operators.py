@@ -217,11 +217,11 @@ def test_no_kernel_is_asked_of_it():
 
 @pytest.mark.parametrize("method", ["associative", "sequential"])
 def test_blocks_that_are_constant_are_not_materialised(method):
-    """In both passes: no array has blocks and a time axis, whole or halved."""
+    """In both passes: no array has blocks and a time axis, whole or halved; those of a batch (2,) sum cotangents."""
     op, _, h0, restart, reset = setup("constant pairs", 64)
     weight = jax.tree.map(lambda x: np.ones((*BATCH, 64, CHANNELS), np.float32), h0)
     run = functools.partial(gradients, reset=reset, reverse=False, method=method)
     shapes = set(re.findall(r"f32\[([\d,]+)\]", str(jax.make_jaxpr(run)(op, h0, restart, weight))))
     assert "3,2,2" in shapes
     assert "2,64,3" in shapes
-    assert not [shape for shape in shapes if shape.endswith("3,2,2") and shape != "3,2,2"]
+    assert {shape for shape in shapes if shape.endswith("3,2,2")} <= {"3,2,2", "2,3,2,2"}
