@@ -24,7 +24,7 @@ from benchmarks import rivals
 from benchmarks.measure import compare, measure, parser, report, start
 
 SHAPES = {
-    "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64)],
+    "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64), (1, 65536, 32)],
     "gpu": [(8, 16384, 512), (32, 1024, 512), (1, 262144, 256)],
 }
 OURS = "mru auto"
