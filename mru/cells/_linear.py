@@ -1,11 +1,12 @@
 """Matrix products of cells: of low precision if asked for, accumulated in at least float32.
 
 A gate compares what comes out with a threshold: rounding it to bfloat16 would make the parallel form and the step form
-of a cell disagree on which side it falls.
+of a cell disagree on which side it falls. Nothing is decided by a derivative: those are of low precision throughout.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -32,24 +33,53 @@ def product_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
     return found
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def product(
+    x: Array,
+    y: Array,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: Any = None,
+) -> Array:
+    """`jax.lax.dot_general`, whose derivatives are products in the dtype of x and y too.
+
+    JAX would take the cotangent of a wider result as it comes, and multiply in the wider dtype.
+    """
+    wide = preferred_element_type
+    return jax.lax.dot_general(x, y, dimension_numbers, precision, wide, out_sharding=out_sharding)
+
+
+@product.defjvp
+def _product_jvp(
+    dimensions: Any, precision: Any, wide: Any, sharding: Any, primals: tuple[Array, Array], tangents: Any
+) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    narrow = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, precision=precision)
+    z = product(x, y, dimensions, precision, wide, sharding)
+    return z, (narrow(dx, y, out_sharding=sharding) + narrow(x, dy, out_sharding=sharding)).astype(z.dtype)
+
+
 def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:
     """An `nnx.Linear` that multiplies in `dtype` and accumulates in at least float32."""
     dtype = product_dtype(dtype)
     accumulate = None if dtype is None else jnp.promote_types(dtype, jnp.float32)
-    return nnx.Linear(inputs, outputs, dtype=dtype, preferred_element_type=accumulate, rngs=rngs, **kwargs)
+    kwargs |= {"dtype": dtype, "preferred_element_type": accumulate, "dot_general": product}
+    return nnx.Linear(inputs, outputs, rngs=rngs, **kwargs)
 
 
 def complex_in(x: Array, b: Array, dtype: jnp.dtype | None) -> Array:
     """B x, complex (..., N), for a real x (..., D) and B stored as (D, 2, N), in one product."""
-    if dtype is not None:
-        x, b = x.astype(dtype), b.astype(dtype)
-    u = jnp.einsum("...d,dpn->...pn", x, b, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    dtype = dtype or jnp.promote_types(x.dtype, b.dtype)
+    x, b = x.astype(dtype), b.astype(dtype)
+    u = product(x, b, (((x.ndim - 1,), (0,)), ((), ())), None, jnp.promote_types(x.dtype, jnp.float32))
     return jax.lax.complex(u[..., 0, :], u[..., 1, :])
 
 
 def real_out(h: Array, c: Array, dtype: jnp.dtype | None) -> Array:
     """Re(C h), (..., D), for a complex h (..., N) and C stored as (2, N, D)."""
     parts = jnp.stack([h.real, -h.imag], -2)
-    if dtype is not None:
-        parts, c = parts.astype(dtype), c.astype(dtype)
-    return jnp.einsum("...pn,pnd->...d", parts, c, preferred_element_type=jnp.promote_types(parts.dtype, jnp.float32))
+    dtype = dtype or jnp.promote_types(parts.dtype, c.dtype)
+    parts, c = parts.astype(dtype), c.astype(dtype)
+    both = ((parts.ndim - 2, parts.ndim - 1), (0, 1)), ((), ())
+    return product(parts, c, both, None, jnp.promote_types(parts.dtype, jnp.float32))

@@ -1,0 +1,45 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mru.cells._linear import complex_in, linear, product, real_out
+
+RNG = np.random.default_rng(0)
+X, W, G = (RNG.normal(size=shape) for shape in ((3, 5, 8), (8, 6), (3, 5, 6)))
+LAST = (((2,), (0,)), ((), ()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_a_product_and_its_derivatives_are_those_of_float64(dtype, tolerance):
+    x, w = jnp.asarray(X, dtype), jnp.asarray(W, dtype)
+    run = lambda x, w: product(x, w, LAST, None, jnp.float32)  # noqa: E731
+    y, pullback = jax.vjp(run, x, w)
+    dx, dw = pullback(jnp.asarray(G, jnp.float32))
+    assert (y.dtype, dx.dtype, dw.dtype) == (jnp.float32, x.dtype, w.dtype)
+    np.testing.assert_allclose(y, np.asarray(x, float) @ np.asarray(w, float), rtol=1e-5, atol=1e-5)
+    for found, expected in [(dx, G @ W.T), (dw, np.einsum("btd,btn->dn", X, G))]:
+        np.testing.assert_allclose(np.asarray(found, float), expected, rtol=tolerance, atol=tolerance * 4)
+    _, moved = jax.jvp(run, (x, w), (x, w))
+    np.testing.assert_allclose(moved, 2 * X @ W, rtol=tolerance, atol=tolerance * 4)
+
+
+def test_products_of_low_precision_have_derivatives_of_low_precision():
+    """Every product of a gradient multiplies two bfloat16 arrays, though what comes out of a layer is float32."""
+    layer = linear(8, 6, dtype="bfloat16", rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+    b, c = jnp.asarray(RNG.normal(size=(8, 2, 4)), jnp.float32), jnp.asarray(RNG.normal(size=(2, 4, 8)), jnp.float32)
+
+    def loss(params, b, c, x):
+        y = nnx.merge(graphdef, params)(x)
+        z = real_out(complex_in(x, b, jnp.dtype("bfloat16")), c, jnp.dtype("bfloat16"))
+        assert y.dtype == z.dtype == jnp.float32
+        return (y**2).sum() + (z**2).sum()
+
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(params, b, c, jnp.asarray(X, jnp.float32)).as_text()
+    products = re.findall(r"stablehlo\.dot_general .* : \(tensor<([^>]*)>, tensor<([^>]*)>\)", lowered)
+    assert len(products) == 9  # one forward and two backward of each of the three
+    assert {operand.rsplit("x", 1)[1] for pair in products for operand in pair} == {"bf16"}
