@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from mru.cells._base import StateParam, as_rngs
 from mru.cells._discretize import check_steps, log_steps, zero_order_hold
-from mru.cells._linear import product_dtype
+from mru.cells._linear import product, product_dtype
 from mru.cells._scan import ScanCell
 from mru.operators import Affine, Operator
 
@@ -94,8 +94,9 @@ class S4D(ScanCell, name="s4d"):
         """2 Re(C h) + d x."""
         h = h.reshape(*h.shape[:-1], self.features, self.state_size)
         parts, c = jnp.stack([h.real, -h.imag]), self.c[...]
-        if self.dtype is not None:
-            parts, c = parts.astype(self.dtype), c.astype(self.dtype)
-        accumulate = jnp.promote_types(parts.dtype, jnp.float32)
-        y = jnp.einsum("p...dn,pdn->...d", parts, c, preferred_element_type=accumulate)
+        dtype = self.dtype or jnp.promote_types(parts.dtype, c.dtype)
+        parts, c, accumulate = parts.astype(dtype), c.astype(dtype), jnp.promote_types(dtype, jnp.float32)
+        last = parts.ndim - 1
+        summed, shared = ((0, last), (0, 2)), ((last - 1,), (1,))  # parts and modes; features
+        y = jnp.moveaxis(product(parts, c, (summed, shared), None, accumulate), 0, -1)
         return 2 * y + self.d[...] * x
