@@ -68,18 +68,19 @@ def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
     return nnx.Linear(inputs, outputs, rngs=rngs, **kwargs)
 
 
+def accumulated(x: Array, y: Array, dimension_numbers: Any, dtype: jnp.dtype | None) -> Array:
+    """A `product` in `dtype`, or in that of x and y promoted if None, accumulated in at least float32."""
+    dtype = dtype or jnp.promote_types(x.dtype, y.dtype)
+    return product(x.astype(dtype), y.astype(dtype), dimension_numbers, None, jnp.promote_types(dtype, jnp.float32))
+
+
 def complex_in(x: Array, b: Array, dtype: jnp.dtype | None) -> Array:
     """B x, complex (..., N), for a real x (..., D) and B stored as (D, 2, N), in one product."""
-    dtype = dtype or jnp.promote_types(x.dtype, b.dtype)
-    x, b = x.astype(dtype), b.astype(dtype)
-    u = product(x, b, (((x.ndim - 1,), (0,)), ((), ())), None, jnp.promote_types(x.dtype, jnp.float32))
+    u = accumulated(x, b, (((x.ndim - 1,), (0,)), ((), ())), dtype)
     return jax.lax.complex(u[..., 0, :], u[..., 1, :])
 
 
 def real_out(h: Array, c: Array, dtype: jnp.dtype | None) -> Array:
     """Re(C h), (..., D), for a complex h (..., N) and C stored as (2, N, D)."""
     parts = jnp.stack([h.real, -h.imag], -2)
-    dtype = dtype or jnp.promote_types(parts.dtype, c.dtype)
-    parts, c = parts.astype(dtype), c.astype(dtype)
-    both = ((parts.ndim - 2, parts.ndim - 1), (0, 1)), ((), ())
-    return product(parts, c, both, None, jnp.promote_types(parts.dtype, jnp.float32))
+    return accumulated(parts, c, (((parts.ndim - 2, parts.ndim - 1), (0, 1)), ((), ())), dtype)

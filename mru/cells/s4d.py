@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from mru.cells._base import StateParam, as_rngs
 from mru.cells._discretize import check_steps, log_steps, zero_order_hold
-from mru.cells._linear import product, product_dtype
+from mru.cells._linear import accumulated, product_dtype
 from mru.cells._scan import ScanCell
 from mru.operators import Affine, Operator
 
@@ -93,10 +93,8 @@ class S4D(ScanCell, name="s4d"):
     def readout(self, h: Array, x: Array) -> Array:
         """2 Re(C h) + d x."""
         h = h.reshape(*h.shape[:-1], self.features, self.state_size)
-        parts, c = jnp.stack([h.real, -h.imag]), self.c[...]
-        dtype = self.dtype or jnp.promote_types(parts.dtype, c.dtype)
-        parts, c, accumulate = parts.astype(dtype), c.astype(dtype), jnp.promote_types(dtype, jnp.float32)
+        parts = jnp.stack([h.real, -h.imag])
         last = parts.ndim - 1
         summed, shared = ((0, last), (0, 2)), ((last - 1,), (1,))  # parts and modes; features
-        y = jnp.moveaxis(product(parts, c, (summed, shared), None, accumulate), 0, -1)
+        y = jnp.moveaxis(accumulated(parts, self.c[...], (summed, shared), self.dtype), 0, -1)
         return 2 * y + self.d[...] * x

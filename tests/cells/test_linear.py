@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import mru
 from mru.cells._linear import complex_in, linear, product, real_out
 
 RNG = np.random.default_rng(0)
@@ -39,7 +40,21 @@ def test_products_of_low_precision_have_derivatives_of_low_precision():
         assert y.dtype == z.dtype == jnp.float32
         return (y**2).sum() + (z**2).sum()
 
-    lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(params, b, c, jnp.asarray(X, jnp.float32)).as_text()
-    products = re.findall(r"stablehlo\.dot_general .* : \(tensor<([^>]*)>, tensor<([^>]*)>\)", lowered)
-    assert len(products) == 9  # one forward and two backward of each of the three
-    assert {operand.rsplit("x", 1)[1] for pair in products for operand in pair} == {"bf16"}
+    found = products(jax.grad(loss, (0, 1, 2, 3)), params, b, c, jnp.asarray(X, jnp.float32))
+    assert len(found) == 9  # one forward and two backward of each of the three
+    assert set(found) == {("bf16", "bf16")}
+
+
+@pytest.mark.parametrize(("name", "count"), [("bmru", 3), ("pmru", 3), ("lru", 2), ("s5", 2), ("s4d", 1)])
+def test_the_products_of_a_cell_are_of_its_dtype_in_both_directions(name, count):
+    graphdef, params, rest = nnx.split(mru.cells.get(name)(8, 8, dtype="bfloat16", rngs=0), nnx.Param, ...)
+    loss = lambda params, x: (nnx.merge(graphdef, params, rest)(x)[0] ** 2).sum()  # noqa: E731
+    found = products(jax.grad(loss, (0, 1)), params, jnp.asarray(X, jnp.float32))
+    assert found.count(("bf16", "bf16")) == len(found) == 3 * count
+
+
+def products(f, *args):
+    """The dtypes of both operands of every matrix product of a program."""
+    text = jax.jit(f).lower(*args).as_text()
+    pairs = re.findall(r"stablehlo\.dot_general .* : \(tensor<([^>]*)>, tensor<([^>]*)>\)", text)
+    return [tuple(operand.rsplit("x", 1)[1] for operand in pair) for pair in pairs]
