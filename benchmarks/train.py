@@ -4,7 +4,8 @@ python -m benchmarks.train --out results/benchmarks/train-cpu.json
 
 "layer": forward and backward pass of one layer on (batch, T, width). "model": one training step (gradient and AdamW) of
 four blocks. "psmnist": the model of configs/psmnist (784 steps), ours against `associative_scan` with autodiff, and
-with a sum in place of the scan, which is more than any scan could gain.
+with a sum in place of the scan, which is more than any scan could gain. "tokens": a model of tokens with the gradient
+of its embedding, with that of `nnx.Embed`, and without one.
 "step": one streamed step of a batch of one, by itself on the device, and with the dispatch from Python.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import pathlib
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +28,23 @@ from flax import nnx
 import mru
 from benchmarks import rivals
 from benchmarks.measure import compare, measure, parser, report, start
+from mru.model import embedding
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "cpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 1, "width": 32, "psmnist": 10},
-    "gpu": {"lengths": [256, 1024, 4096, 16384, 65536, 262144], "batch": 8, "width": 128, "psmnist": 100},
+    "cpu": {
+        "lengths": [256, 1024, 4096, 16384, 65536, 262144],
+        "batch": 1,
+        "width": 32,
+        "psmnist": 10,
+        "tokens": (2, 256, 32),
+    },
+    "gpu": {
+        "lengths": [256, 1024, 4096, 16384, 65536, 262144],
+        "batch": 8,
+        "width": 128,
+        "psmnist": 100,
+        "tokens": (50, 2000, 128),
+    },
 }
 CELLS = ["bmru", "cmru", "pmru", "lru", "s5", "mingru"]
 
@@ -83,9 +98,14 @@ def training(
         inputs, outputs, cells=[name] * 4, width=width, state_size=width, positions=32,
         pooling="mean", dtype=dtype, rngs=nnx.Rngs(0),
     )  # fmt: skip
+    return step_of(model, jax.random.normal(jax.random.key(0), (batch, length, inputs)))
+
+
+def step_of(model: mru.SequenceModel, x: jax.Array) -> tuple[Callable, tuple]:
+    """A training step of a classifier, and its arguments."""
+    batch, outputs = len(x), model.outputs
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     transform = mru.adamw(1e-3)
-    x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
     targets = jax.random.randint(jax.random.key(1), (batch,), 0, outputs)
 
     def step(params, state, x, targets):
@@ -129,6 +149,45 @@ def psmnist(batch: int) -> Any:
             at = {"part": "psmnist", "name": f"{name}, {method}", "dtype": dtype}
             at |= {"length": 784, "batch": batch, "width": 128}
             yield {**at, **row, "steps_per_second": 1 / row["seconds"]}
+
+
+def tokens(batch: int, length: int, width: int) -> Any:
+    """Training steps of two S5 blocks that read tokens, drawn evenly or as words are: the r-th has a share of 1 / r."""
+    layer = embedding.Embedding
+
+    class CastFirst(layer):
+        """Rows of a table that is cast first, as `nnx.Embed` has it."""
+
+        def __call__(self, tokens):
+            return nnx.Embed.__call__(self, tokens)
+
+    class NoGradient(layer):
+        """No gradient of the table."""
+
+        def __call__(self, tokens):
+            return jax.lax.stop_gradient(super().__call__(tokens))
+
+    layers = {"mru": layer, "nnx.Embed": CastFirst, "no gradient": NoGradient}
+    settings = [(16, "even"), (256, "words"), (32000, "even"), (32000, "words")]
+    for (vocabulary, drawn), dtype in itertools.product(settings, ["float32", "bfloat16"]):
+        rank = jnp.arange(1, vocabulary + 1)
+        logits = -jnp.log(rank) if drawn == "words" else jnp.zeros(vocabulary)
+        x = jax.random.categorical(jax.random.key(0), logits, shape=(batch, length))
+        programs = {}
+        for name, layer in layers.items():
+            with mock.patch("mru.model.inputs.Embedding", layer):
+                model = mru.SequenceModel(
+                    0, 10, cells=["s5"] * 2, vocabulary=vocabulary, width=width, state_size=width, pooling="mean",
+                    dtype=dtype, rngs=nnx.Rngs(0),
+                )  # fmt: skip
+            programs[name] = step_of(model, x)
+        found = compare(dict(programs.values()), calls=5)
+        without = list(found.values())[-1]["timings"]
+        for name, row in zip(programs, found.values(), strict=True):
+            at = {"part": "tokens", "name": f"{vocabulary} {drawn}, {name}", "dtype": dtype}
+            at |= {"length": length, "batch": batch, "width": width}
+            shares = [1 - b / a for a, b in zip(row["timings"], without, strict=True)]
+            yield {**at, **row, "gradient_share": statistics.median(shares)}
 
 
 def streaming(width: int, steps: int = 1000) -> Any:
@@ -197,6 +256,7 @@ def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     extra = {"tokens_per_second": "tokens/s", "steps_per_second": "steps/s"}
     rest = "".join(f"  {row[key]:,.1f} {unit}" for key, unit in extra.items() if key in row)
+    rest += f"  {row['gradient_share']:7.1%} of it the table's gradient" if "gradient_share" in row else ""
     rest += f"  {row['seconds_called'] * 1e6:.0f} us with dispatch" if "seconds_called" in row else ""
     return (
         f"{row['part']:8} {row['name']:32} {row.get('dtype', 'float32'):8} {row.get('length', 1):8,} "
@@ -207,7 +267,7 @@ def line(row: dict[str, Any]) -> str:
 def main() -> None:
     """The command line."""
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--part", action="append", choices=["layer", "model", "psmnist", "step"])
+    arguments.add_argument("--part", action="append", choices=["layer", "model", "psmnist", "tokens", "step"])
     arguments.add_argument("--longest", type=int, help="largest T")
     arguments.add_argument("--limit", type=float, default=10.0, help="most seconds of one pass of a layer")
     given = arguments.parse_args()
@@ -218,6 +278,7 @@ def main() -> None:
         "layer": lambda: layers(lengths, batch, width, given.limit),
         "model": lambda: models([n for n in lengths if n <= 16384], batch, width),
         "psmnist": lambda: psmnist(settings["psmnist"]),
+        "tokens": lambda: tokens(*settings["tokens"]),
         "step": lambda: streaming(width),
     }
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")

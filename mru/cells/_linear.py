@@ -15,6 +15,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+_MOST_PARTS = 128  # of the rows, each of which has a cotangent of the weights of its own until they are summed
+
 
 def product_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
     """The `dtype` that a cell is given for its matrix products; None for that of inputs and parameters, promoted.
@@ -42,9 +44,11 @@ def product(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`jax.lax.dot_general`, whose derivatives are products in the dtype of x and y too.
+    """`jax.lax.dot_general` of x (rows, ...) and weights y, with derivatives for speed on GPUs.
 
-    JAX would take the cotangent of a wider result as it comes, and multiply in the wider dtype.
+    They are products in the dtype of x and y too: JAX would take the cotangent of a wider result as it comes, and
+    multiply in the wider dtype. That of the weights is a sum over all steps of all sequences, which XLA splits into
+    parts to keep a GPU busy; unless they are given to it, it copies x and the cotangent with padding to cut them evenly.
     """
     wide = preferred_element_type
     return jax.lax.dot_general(x, y, dimension_numbers, precision, wide, out_sharding=out_sharding)
@@ -55,9 +59,21 @@ def _product_jvp(
     dimensions: Any, precision: Any, wide: Any, sharding: Any, primals: tuple[Array, Array], tangents: Any
 ) -> tuple[Array, Array]:
     (x, y), (dx, dy) = primals, tangents
-    narrow = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, precision=precision)
+    narrow = functools.partial(jax.lax.dot_general, precision=precision, out_sharding=sharding)
     z = product(x, y, dimensions, precision, wide, sharding)
-    return z, (narrow(dx, y, out_sharding=sharding) + narrow(x, dy, out_sharding=sharding)).astype(z.dtype)
+    of_weights = _in_parts if dimensions[0][0][0] > 1 and sharding is None else narrow
+    return z, (narrow(dx, y, dimensions) + of_weights(x, dy, dimensions, precision=precision)).astype(z.dtype)
+
+
+def _in_parts(x: Array, y: Array, dimensions: Any, precision: Any) -> Array:
+    """The product of x and weights y as one for each part of the rows of x, which transposed are summed in float32."""
+    ((of_x, of_y), _), rows = dimensions, len(x)
+    parts = max(n for n in range(1, _MOST_PARTS + 1) if rows % n == 0)
+    split = x.reshape(parts, rows // parts, *x.shape[1:])
+    every = jnp.broadcast_to(y.astype(jnp.promote_types(y.dtype, jnp.float32)), (parts, *y.shape)).astype(y.dtype)
+    contracted = tuple(i + 1 for i in of_x), tuple(i + 1 for i in of_y)
+    z = jax.lax.dot_general(split, every, (contracted, ((0,), (0,))), precision=precision)
+    return z.reshape(rows, *z.shape[2:])
 
 
 def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:

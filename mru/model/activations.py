@@ -7,6 +7,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from mru.cells._linear import product
+
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
 
 
@@ -38,8 +40,8 @@ class Activation(nnx.Module):
         if kind not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, or None, got {kind!r}")
         self.kind = kind
-        gate = None if kind == "gelu" else nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        value = nnx.Linear(width, width, dtype=dtype, rngs=rngs) if kind == "full_glu" else None
+        gate = None if kind == "gelu" else nnx.Linear(width, width, dtype=dtype, dot_general=product, rngs=rngs)
+        value = nnx.Linear(width, width, dtype=dtype, dot_general=product, rngs=rngs) if kind == "full_glu" else None
         self.gate, self.value = nnx.data(gate), nnx.data(value)
         self.dropout = dropout
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from mru.cells import Cell, State
 from mru.cells._base import as_rngs
 from mru.cells._convolution import CausalConvolution, check_steps_seen
+from mru.cells._linear import product
 from mru.model.activations import Activation
 from mru.model.norms import make_norm, normed
 
@@ -24,9 +25,9 @@ class GatedMLP(nnx.Module):
     """W_o (silu(W_g x) * W_v x)."""
 
     def __init__(self, width: int, hidden: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.gate = nnx.Linear(width, hidden, dtype=dtype, dot_general=product, rngs=rngs)
+        self.value = nnx.Linear(width, hidden, dtype=dtype, dot_general=product, rngs=rngs)
+        self.out = nnx.Linear(hidden, width, dtype=dtype, dot_general=product, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Map (..., D) to (..., D)."""

@@ -28,6 +28,15 @@ def test_a_product_and_its_derivatives_are_those_of_float64(dtype, tolerance):
     np.testing.assert_allclose(moved, 2 * X @ W, rtol=tolerance, atol=tolerance * 4)
 
 
+@pytest.mark.parametrize(("rows", "parts"), [(1, 1), (100, 100), (130, 65), (131, 1), (0, 128)])
+def test_the_derivative_of_weights_is_a_sum_over_parts_of_the_rows(rows, parts):
+    x, g = RNG.normal(size=(rows, 2, 8)), RNG.normal(size=(rows, 2, 6))
+    run = lambda w: product(jnp.asarray(x, jnp.float32), w, LAST)  # noqa: E731
+    back = lambda g: jax.vjp(run, jnp.asarray(W, jnp.float32))[1](g)[0]  # noqa: E731
+    np.testing.assert_allclose(back(jnp.asarray(g, jnp.float32)), np.einsum("btd,btn->dn", x, g), rtol=1e-5, atol=1e-4)
+    assert re.search(rf"dot_general .* batching_dims = \[0\] .* -> tensor<{parts}x", jax.jit(back).lower(g).as_text())
+
+
 def test_products_of_low_precision_have_derivatives_of_low_precision():
     """Every product of a gradient multiplies two bfloat16 arrays, though what comes out of a layer is float32."""
     layer = linear(8, 6, dtype="bfloat16", rngs=nnx.Rngs(0))
