@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -42,16 +43,44 @@ def measure(f: Callable, *args: Any, seconds: float = 0.05, calls: int = 7) -> d
     return compare({f: args}, seconds, calls)[f]
 
 
-def compare(programs: dict[Callable, tuple], seconds: float = 0.05, calls: int = 7) -> dict[Callable, dict[str, Any]]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Foreign:
+    """A program that is not JAX's, with its arguments.
+
+    Attributes:
+        run: Starts it.
+        wait: Waits until all that was started is done.
+        temporary_bytes: Of `run`: what it takes besides its results.
+    """
+
+    run: Callable[[], Any]
+    wait: Callable[[], None]
+    temporary_bytes: Callable[[Callable[[], Any]], int]
+
+    def seconds(self, count: int) -> float:
+        """Seconds of one of `count` runs."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self.run()
+        self.wait()
+        return (time.perf_counter() - began) / count
+
+
+def compare(
+    programs: dict[Callable | Foreign, tuple], seconds: float = 0.05, calls: int = 7
+) -> dict[Callable | Foreign, dict[str, Any]]:
     """`measure` for several functions: timed in turn, so that what else the machine does at a time falls on all.
 
     Args:
-        programs: Functions of arrays, and their arguments.
+        programs: Functions of arrays, and their arguments; a `Foreign` program has none.
         seconds: How long a timed call should take at least.
         calls: Number of timed calls of each.
     """
-    prepared = {f: _prepare(f, args, seconds) for f, args in programs.items()}
-    times: dict[Callable, list[float]] = {f: [] for f in programs}
+    prepared = {
+        f: _prepare_foreign(f, seconds) if isinstance(f, Foreign) else _prepare(f, args, seconds)
+        for f, args in programs.items()
+    }
+    times: dict[Callable | Foreign, list[float]] = {f: [] for f in programs}
     for _ in range(calls):
         for f, (clock, _) in prepared.items():
             times[f].append(clock())
@@ -71,10 +100,7 @@ def _prepare(f, args, seconds):
         "accessed_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
     }
     once = min(_clock(compiled, 1, *args) for _ in range(3))
-    # Pages of the host's memory that are touched for the first time. On a CPU they can be most of the time.
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    _clock(compiled, 1, *args)
-    facts["page_faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    facts["page_faults"] = _page_faults(lambda: _clock(compiled, 1, *args))
     count = max(1, round(seconds / once))
     if once > 1e-3:
         return functools.partial(_clock, compiled, count, *args), facts
@@ -84,6 +110,21 @@ def _prepare(f, args, seconds):
     loop = loop.lower(args, empty).compile()
     _clock(loop, 1, args, empty)
     return lambda: _clock(loop, 1, args, empty) / count, facts
+
+
+def _prepare_foreign(program, seconds):
+    """The same of a program that is not JAX's."""
+    facts = {"compile_seconds": program.seconds(1), "temporary_bytes": program.temporary_bytes(program.run)}
+    once = min(program.seconds(1) for _ in range(3))
+    facts["page_faults"] = _page_faults(lambda: program.seconds(1))
+    return functools.partial(program.seconds, max(1, round(seconds / once))), facts
+
+
+def _page_faults(run):
+    """Pages of the host's memory that a run touches for the first time. On a CPU they can be most of the time."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def _again(f, args, result):

@@ -4,7 +4,8 @@ python -m benchmarks.scan --out results/benchmarks/scan-cpu.json
 
 The floor of a pass is what it must move, each operand and each result once; the roofline is the rate at which the same
 run adds two arrays of that shape. "backward" is both passes together. `times_ours` is how many times as long as ours a
-method takes: least, median and most of the timings that were made at the same time.
+method takes: least, median and most of the timings that were made at the same time. On a GPU the affine scan has rivals
+on PyTorch too, where they are installed (`benchmarks/torch_rivals.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import mru
-from benchmarks import rivals
+from benchmarks import rivals, torch_rivals
 from benchmarks.measure import compare, measure, parser, report, start
 
 SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64), (1, 65536, 32)],
-    "gpu": [(8, 16384, 512), (32, 1024, 512), (1, 262144, 256)],
+    "gpu": [(8, 16384, 512), (32, 1024, 512), (1, 65536, 256), (1, 262144, 256)],
 }
 OURS = "mru auto"
 METHODS = {
@@ -96,12 +97,16 @@ def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longe
         op = operator(name, shape)
         g = jnp.ones(shape, jnp.complex64 if "complex" in name else jnp.float32)
         forward, backward = (int(units * g.nbytes) for units in FLOORS[name])
+        outside = torch_rivals.affine(op, g) if name == "affine" and jax.default_backend() == "gpu" else {}
         scans = {METHODS[method]: (op,) for method in methods}
         gradients = {functools.partial(gradient, METHODS[method]): (op, g) for method in methods}
-        for kind, floor, programs in (("forward", forward, scans), ("backward", forward + backward, gradients)):
-            add, *found = compare({jnp.add: (x, y), **programs}).values()
+        for i, (kind, floor, programs) in enumerate(
+            (("forward", forward, scans), ("backward", forward + backward, gradients))
+        ):
+            others = {programs_of[i]: () for programs_of in outside.values()}
+            add, *found = compare({jnp.add: (x, y), **programs, **others}).values()
             rate = 3 * size / add["seconds"]
-            for method, row in zip(methods, found, strict=True):
+            for method, row in zip([*methods, *outside], found, strict=True):
                 at = {"shape": shape, "operator": name, "method": method, "pass": kind}
                 yield {
                     **at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate,

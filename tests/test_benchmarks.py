@@ -19,7 +19,7 @@ import mru
 import tasks
 from benchmarks import generate, rivals, runs, selective
 from benchmarks import input as input_pipeline
-from benchmarks.measure import measure
+from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
 
 SHAPE = (2, 4096, 32)  # more steps than a compiler would unroll, and large against what is kept for each channel
@@ -96,6 +96,19 @@ def test_every_repetition_is_run():
 def test_a_large_result_is_fresh_memory_in_each_run():
     found = measure(lambda x: x[:, None] + jnp.ones(2**20), jnp.ones(64), seconds=0.01, calls=1)
     assert found["page_faults"] >= 64 * 2**22 / 2**21 / 2  # 256 MiB, in pages of 2 MiB at most, or half of them
+
+
+def test_a_program_that_is_not_jaxs_is_timed_beside_those_that_are():
+    runs, waits = [], []
+    foreign = Foreign(lambda: runs.append(time.sleep(0.002)), lambda: waits.append(len(runs)), lambda run: 7)
+    ours, theirs = compare({jnp.sin: (jnp.ones(3),), foreign: ()}, seconds=0.02, calls=2).values()
+    assert theirs["temporary_bytes"] == 7
+    assert len(ours["timings"]) == len(theirs["timings"]) == 2
+    assert theirs["seconds"] >= 0.002
+    # One to warm up, three and one more single ones, and two timings of several, waited for at their end alone.
+    each = (len(runs) - 5) // 2
+    assert each > 1
+    assert waits == [1, 2, 3, 4, 5, 5 + each, 5 + 2 * each]
 
 
 def run(*argv):

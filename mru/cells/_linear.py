@@ -44,11 +44,11 @@ def product(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`jax.lax.dot_general` of x (rows, ...) and weights y, with derivatives for speed on GPUs.
+    """`jax.lax.dot_general` of x (rows, ...) and weights y, with derivatives that are fast on GPUs.
 
-    They are products in the dtype of x and y too: JAX would take the cotangent of a wider result as it comes, and
-    multiply in the wider dtype. That of the weights is a sum over all steps of all sequences, which XLA splits into
-    parts to keep a GPU busy; unless they are given to it, it copies x and the cotangent with padding to cut them evenly.
+    They are products in the dtype of x and y: JAX would take the cotangent of a wider result as it comes, and multiply
+    in the wider dtype. That of the weights is a sum over all rows, which XLA cuts into parts to keep a GPU busy. It
+    copies x and the cotangent with padding where its parts do not come out even; so they are given to it in parts.
     """
     wide = preferred_element_type
     return jax.lax.dot_general(x, y, dimension_numbers, precision, wide, out_sharding=out_sharding)
