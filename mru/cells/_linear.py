@@ -76,12 +76,22 @@ def _in_parts(x: Array, y: Array, dimensions: Any, precision: Any) -> Array:
     return z.reshape(rows, *z.shape[2:])
 
 
-def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:
-    """An `nnx.Linear` that multiplies in `dtype` and accumulates in at least float32."""
-    dtype = product_dtype(dtype)
-    accumulate = None if dtype is None else jnp.promote_types(dtype, jnp.float32)
-    kwargs |= {"dtype": dtype, "preferred_element_type": accumulate, "dot_general": product}
-    return nnx.Linear(inputs, outputs, rngs=rngs, **kwargs)
+class Linear(nnx.Linear):
+    """`nnx.Linear` that multiplies in its dtype, and accumulates and adds the bias in at least float32."""
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+        """Map (..., D) to (..., N)."""
+        dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel[...].dtype)
+        x, kernel = x.astype(dtype), self.kernel[...].astype(dtype)
+        if x.ndim > 2:  # of whole sequences, XLA would join all products of x, only to copy their results apart again
+            x, kernel = jax.lax.optimization_barrier((x, kernel))
+        y = accumulated(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), None)
+        return y if self.bias is None else y + self.bias[...]
+
+
+def linear(inputs: int, outputs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs, **kwargs: Any) -> Linear:
+    """See `Linear`."""
+    return Linear(inputs, outputs, dtype=product_dtype(dtype), rngs=rngs, **kwargs)
 
 
 def accumulated(x: Array, y: Array, dimension_numbers: Any, dtype: jnp.dtype | None) -> Array:

@@ -37,6 +37,12 @@ def test_the_derivative_of_weights_is_a_sum_over_parts_of_the_rows(rows, parts):
     assert re.search(rf"dot_general .* batching_dims = \[0\] .* -> tensor<{parts}x", jax.jit(back).lower(g).as_text())
 
 
+def test_a_bias_is_added_in_float32():
+    bias = np.float32(1 + 2**-12)  # 1 in bfloat16
+    layer = linear(8, 6, dtype="bfloat16", bias_init=nnx.initializers.constant(bias), rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer(jnp.zeros((2, 8))), np.full((2, 6), bias))
+
+
 def test_products_of_low_precision_have_derivatives_of_low_precision():
     """Every product of a gradient multiplies two bfloat16 arrays, though what comes out of a layer is float32."""
     layer = linear(8, 6, dtype="bfloat16", rngs=nnx.Rngs(0))
