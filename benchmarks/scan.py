@@ -103,7 +103,7 @@ def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longe
         for i, (kind, floor, programs) in enumerate(
             (("forward", forward, scans), ("backward", forward + backward, gradients))
         ):
-            others = {programs_of[i]: () for programs_of in outside.values()}
+            others = {both_passes[i]: () for both_passes in outside.values()}
             add, *found = compare({jnp.add: (x, y), **programs, **others}).values()
             rate = 3 * size / add["seconds"]
             for method, row in zip([*methods, *outside], found, strict=True):

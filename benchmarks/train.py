@@ -28,23 +28,12 @@ from flax import nnx
 import mru
 from benchmarks import rivals
 from benchmarks.measure import compare, measure, parser, report, start
-from mru.model import embedding
+from mru.model.embedding import Embedding
 
+LENGTHS = [256, 1024, 4096, 16384, 65536, 262144]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "cpu": {
-        "lengths": [256, 1024, 4096, 16384, 65536, 262144],
-        "batch": 1,
-        "width": 32,
-        "psmnist": 10,
-        "tokens": (2, 256, 32),
-    },
-    "gpu": {
-        "lengths": [256, 1024, 4096, 16384, 65536, 262144],
-        "batch": 8,
-        "width": 128,
-        "psmnist": 100,
-        "tokens": (50, 2000, 128),
-    },
+    "cpu": {"batch": 1, "width": 32, "psmnist": 10, "tokens": (2, 256, 32)},
+    "gpu": {"batch": 8, "width": 128, "psmnist": 100, "tokens": (50, 2000, 128)},
 }
 CELLS = ["bmru", "cmru", "pmru", "lru", "s5", "mingru"]
 
@@ -153,29 +142,28 @@ def psmnist(batch: int) -> Any:
 
 def tokens(batch: int, length: int, width: int) -> Any:
     """Training steps of two S5 blocks that read tokens, drawn evenly or as words are: the r-th has a share of 1 / r."""
-    layer = embedding.Embedding
 
-    class CastFirst(layer):
+    class CastFirst(Embedding):
         """Rows of a table that is cast first, as `nnx.Embed` has it."""
 
         def __call__(self, tokens):
             return nnx.Embed.__call__(self, tokens)
 
-    class NoGradient(layer):
+    class NoGradient(Embedding):
         """No gradient of the table."""
 
         def __call__(self, tokens):
             return jax.lax.stop_gradient(super().__call__(tokens))
 
-    layers = {"mru": layer, "nnx.Embed": CastFirst, "no gradient": NoGradient}
+    embeddings = {"mru": Embedding, "nnx.Embed": CastFirst, "no gradient": NoGradient}
     settings = [(16, "even"), (256, "words"), (32000, "even"), (32000, "words")]
     for (vocabulary, drawn), dtype in itertools.product(settings, ["float32", "bfloat16"]):
         rank = jnp.arange(1, vocabulary + 1)
         logits = -jnp.log(rank) if drawn == "words" else jnp.zeros(vocabulary)
         x = jax.random.categorical(jax.random.key(0), logits, shape=(batch, length))
         programs = {}
-        for name, layer in layers.items():
-            with mock.patch("mru.model.inputs.Embedding", layer):
+        for name, kind in embeddings.items():
+            with mock.patch("mru.model.inputs.Embedding", kind):
                 model = mru.SequenceModel(
                     0, 10, cells=["s5"] * 2, vocabulary=vocabulary, width=width, state_size=width, pooling="mean",
                     dtype=dtype, rngs=nnx.Rngs(0),
@@ -272,7 +260,7 @@ def main() -> None:
     arguments.add_argument("--limit", type=float, default=10.0, help="most seconds of one pass of a layer")
     given = arguments.parse_args()
     settings = SETTINGS[start()]
-    lengths = [n for n in settings["lengths"] if n <= (given.longest or max(settings["lengths"]))]
+    lengths = [n for n in LENGTHS if n <= (given.longest or max(LENGTHS))]
     batch, width = settings["batch"], settings["width"]
     parts = {
         "layer": lambda: layers(lengths, batch, width, given.limit),

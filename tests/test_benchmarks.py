@@ -1,6 +1,7 @@
 """The benchmarks run and compare like with like; what they time has not grown: operations and memory, never seconds."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from train_helpers import ROOT, config_file
 
 import mru
 import tasks
-from benchmarks import generate, rivals, runs, selective
+from benchmarks import generate, rivals, runs, selective, train
 from benchmarks import input as input_pipeline
 from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
@@ -109,6 +110,15 @@ def test_a_program_that_is_not_jaxs_is_timed_beside_those_that_are():
     each = (len(runs) - 5) // 2
     assert each > 1
     assert waits == [1, 2, 3, 4, 5, 5 + each, 5 + 2 * each]
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_tokens_are_trained_with_and_without_a_gradient_of_the_table():
+    rows = list(itertools.islice(train.tokens(2, 8, 4), 3))
+    assert [row["name"] for row in rows] == ["16 even, mru", "16 even, nnx.Embed", "16 even, no gradient"]
+    assert all(row["seconds"] > 0 for row in rows)
+    shares = [1 - np.median(np.divide(rows[2]["timings"], row["timings"])) for row in rows]
+    np.testing.assert_allclose([row["gradient_share"] for row in rows], shares, rtol=1e-6, atol=1e-9)
 
 
 def run(*argv):

@@ -61,7 +61,9 @@ def _product_jvp(
     (x, y), (dx, dy) = primals, tangents
     narrow = functools.partial(jax.lax.dot_general, precision=precision, out_sharding=sharding)
     z = product(x, y, dimensions, precision, wide, sharding)
-    of_weights = _in_parts if dimensions[0][0][0] > 1 and sharding is None else narrow
+    (of_x, _), _ = dimensions
+    # Rows of x have several axes, such as batch and time, where those that are summed come after them.
+    of_weights = _in_parts if of_x[0] > 1 and sharding is None else narrow
     return z, (narrow(dx, y, dimensions) + of_weights(x, dy, dimensions, precision=precision)).astype(z.dtype)
 
 
