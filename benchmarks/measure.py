@@ -57,14 +57,6 @@ class Foreign:
     wait: Callable[[], None]
     temporary_bytes: Callable[[Callable[[], Any]], int]
 
-    def seconds(self, count: int) -> float:
-        """Seconds of one of `count` runs."""
-        began = time.perf_counter()
-        for _ in range(count):
-            self.run()
-        self.wait()
-        return (time.perf_counter() - began) / count
-
 
 def compare(
     programs: dict[Callable | Foreign, tuple], seconds: float = 0.05, calls: int = 7
@@ -99,32 +91,39 @@ def _prepare(f, args, seconds):
         # An estimate of XLA's, which does not see into a kernel.
         "accessed_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
     }
-    once = min(_clock(compiled, 1, *args) for _ in range(3))
-    facts["page_faults"] = _page_faults(lambda: _clock(compiled, 1, *args))
-    count = max(1, round(seconds / once))
+    once, clock = _repeated(functools.partial(compiled, *args), jax.block_until_ready, seconds, facts)
     if once > 1e-3:
-        return functools.partial(_clock, compiled, count, *args), facts
+        return clock, facts
+    count = max(1, round(seconds / once))
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *args))
     # The count is a constant: a GPU would otherwise ask the host after each repetition if it was the last.
     loop = jax.jit(lambda args, empty: jax.lax.fori_loop(0, count, lambda _, c: _again(f, *c), (args, empty))[1])
-    loop = loop.lower(args, empty).compile()
-    _clock(loop, 1, args, empty)
-    return lambda: _clock(loop, 1, args, empty) / count, facts
+    loop = functools.partial(loop.lower(args, empty).compile(), args, empty)
+    _clock(loop, jax.block_until_ready, 1)
+    return lambda: _clock(loop, jax.block_until_ready, 1) / count, facts
 
 
 def _prepare_foreign(program, seconds):
     """The same of a program that is not JAX's."""
-    facts = {"compile_seconds": program.seconds(1), "temporary_bytes": program.temporary_bytes(program.run)}
-    once = min(program.seconds(1) for _ in range(3))
-    facts["page_faults"] = _page_faults(lambda: program.seconds(1))
-    return functools.partial(program.seconds, max(1, round(seconds / once))), facts
+
+    def wait(_):
+        program.wait()
+
+    facts = {
+        "compile_seconds": _clock(program.run, wait, 1),
+        "temporary_bytes": program.temporary_bytes(program.run),
+    }
+    return _repeated(program.run, wait, seconds, facts)[1], facts
 
 
-def _page_faults(run):
-    """Pages of the host's memory that a run touches for the first time. On a CPU they can be most of the time."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def _repeated(run, wait, seconds, facts):
+    """Seconds of one run, and what times one of as many as take so long; a fact more is known then."""
+    once = min(_clock(run, wait, 1) for _ in range(3))
+    # Pages of the host's memory that are touched for the first time. On a CPU they can be most of the time.
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _clock(run, wait, 1)
+    facts["page_faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    return once, functools.partial(_clock, run, wait, max(1, round(seconds / once)))
 
 
 def _again(f, args, result):
@@ -133,12 +132,12 @@ def _again(f, args, result):
     return args, f(*args)
 
 
-def _clock(f, count, *args):
-    """Seconds of one of `count` runs."""
+def _clock(run, wait, count):
+    """Seconds of one of `count` runs; `wait` is given the result of the last."""
     began = time.perf_counter()
     for _ in range(count):
-        result = f(*args)
-    jax.block_until_ready(result)
+        result = run()
+    wait(result)
     return (time.perf_counter() - began) / count
 
 

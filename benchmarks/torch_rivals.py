@@ -28,27 +28,30 @@ def affine(op: mru.Affine, g: jax.Array) -> dict[str, tuple[Foreign, Foreign]]:
         op: Coefficients for every step, positive.
         g: Cotangent of the states.
     """
-    found = {}
+    found, expected = {}, mru.scan(op)
     for name, load in ((WARP, _warp), (HGRN, _hgrn)):
         try:
-            scan, arrays, back = load(op, g)
+            rival = load(op, g)
         except ImportError as error:
             print(f"{name}: not installed, left out ({error})")
             continue
-        if scan is not None:
-            found[name] = _programs(scan, arrays, back, mru.scan(op))
+        if rival is not None:
+            found[name] = _programs(*rival, expected)
     return found
 
 
-def _warp(op: mru.Affine, g: jax.Array) -> tuple[Callable | None, tuple, Callable]:
+def _warp(op: mru.Affine, g: jax.Array) -> tuple[Callable, tuple, Callable] | None:
+    """The scan, its arguments, and what brings its states into our layout; None if it does not take this length."""
     from accelerated_scan.warp import scan
 
     time = op.b.shape[-2]
-    fits = 32 <= time <= 65536 and time & (time - 1) == 0
-    return scan if fits else None, (op.a.mT, op.b.mT, g.mT), lambda h: h.mT
+    if not 32 <= time <= 65536 or time & (time - 1):
+        return None
+    return scan, (op.a.mT, op.b.mT, g.mT), lambda h: h.mT
 
 
-def _hgrn(op: mru.Affine, g: jax.Array) -> tuple[Callable | None, tuple, Callable]:
+def _hgrn(op: mru.Affine, g: jax.Array) -> tuple[Callable, tuple, Callable]:
+    """The same, of any length."""
     from fla.ops.hgrn import chunk_hgrn
 
     return lambda gates, x: chunk_hgrn(x, gates)[0], (jnp.log(op.a), op.b, g), lambda h: h

@@ -140,21 +140,22 @@ def psmnist(batch: int) -> Any:
             yield {**at, **row, "steps_per_second": 1 / row["seconds"]}
 
 
+class CastFirst(Embedding):
+    """Rows of a table that is cast first, as `nnx.Embed` has it."""
+
+    def __call__(self, tokens):
+        return nnx.Embed.__call__(self, tokens)
+
+
+class NoGradient(Embedding):
+    """No gradient of the table."""
+
+    def __call__(self, tokens):
+        return jax.lax.stop_gradient(super().__call__(tokens))
+
+
 def tokens(batch: int, length: int, width: int) -> Any:
     """Training steps of two S5 blocks that read tokens, drawn evenly or as words are: the r-th has a share of 1 / r."""
-
-    class CastFirst(Embedding):
-        """Rows of a table that is cast first, as `nnx.Embed` has it."""
-
-        def __call__(self, tokens):
-            return nnx.Embed.__call__(self, tokens)
-
-    class NoGradient(Embedding):
-        """No gradient of the table."""
-
-        def __call__(self, tokens):
-            return jax.lax.stop_gradient(super().__call__(tokens))
-
     embeddings = {"mru": Embedding, "nnx.Embed": CastFirst, "no gradient": NoGradient}
     settings = [(16, "even"), (256, "words"), (32000, "even"), (32000, "words")]
     for (vocabulary, drawn), dtype in itertools.product(settings, ["float32", "bfloat16"]):

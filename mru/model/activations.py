@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from flax import nnx
 from jax import Array
@@ -40,8 +42,8 @@ class Activation(nnx.Module):
         if kind not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, or None, got {kind!r}")
         self.kind = kind
-        gate = None if kind == "gelu" else nnx.Linear(width, width, dtype=dtype, dot_general=product, rngs=rngs)
-        value = nnx.Linear(width, width, dtype=dtype, dot_general=product, rngs=rngs) if kind == "full_glu" else None
+        layer = functools.partial(nnx.Linear, width, width, dtype=dtype, dot_general=product, rngs=rngs)
+        gate, value = None if kind == "gelu" else layer(), layer() if kind == "full_glu" else None
         self.gate, self.value = nnx.data(gate), nnx.data(value)
         self.dropout = dropout
 

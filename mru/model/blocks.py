@@ -25,9 +25,8 @@ class GatedMLP(nnx.Module):
     """W_o (silu(W_g x) * W_v x)."""
 
     def __init__(self, width: int, hidden: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(width, hidden, dtype=dtype, dot_general=product, rngs=rngs)
-        self.value = nnx.Linear(width, hidden, dtype=dtype, dot_general=product, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, dtype=dtype, dot_general=product, rngs=rngs)
+        layer = functools.partial(nnx.Linear, dtype=dtype, dot_general=product, rngs=rngs)
+        self.gate, self.value, self.out = layer(width, hidden), layer(width, hidden), layer(hidden, width)
 
     def __call__(self, x: Array) -> Array:
         """Map (..., D) to (..., D)."""
