@@ -1,13 +1,13 @@
-"""The walks that a scan takes: forward and backward, each with one before it that finds what its chunks start from.
+"""The walks that a scan takes, forward and backward, and how their chunks get to know what they start from.
 
-Where batch and channels are too few to fill a chip, the time axis is divided into chunks: each is composed into one
-map, from its far end towards its near one until nothing before can reach through, then a walk over these maps gives
-what each chunk starts from, and then all chunks are walked at once.
+Where batch and channels are too few to fill a chip, the time axis is divided into chunks. Maps that are constant now
+and then are composed in a walk of their own: each chunk into one map, from its far end towards its near one until
+nothing before can reach through, then a walk over these maps gives what each chunk starts from, and then all chunks are
+walked at once. Others would be read twice that way: their programs look back at those before them instead.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.engine.kernel.complexes import Complex, split, unsplit
+from mru.engine.kernel.complexes import Complex, is_complex, split
+from mru.engine.kernel.look_back import compose, follow, identity
 from mru.engine.kernel.plan import Plan, plan
-from mru.engine.kernel.walk import Reads, walk
+from mru.engine.kernel.program import Reads, Step
+from mru.engine.kernel.walk import Build, walk
 from mru.engine.steps import backward_step, decoded, field_cotangents, time_of, varies, widen
 from mru.operators import Affine, Operator
 from mru.operators.base import select
@@ -30,7 +32,6 @@ def states(
     """Every state, and what is kept; see `mru.engine.front`."""
     keep = keep and op.coded
     shape, time, real, given = h0.shape, time_of(op), h0.real.dtype, op
-    op, h0, reset_state = split((op, h0, reset_state))
     h0, reset_state = _rows(h0), _rows(reset_state)
 
     def wide(maps: Operator) -> Any:
@@ -41,20 +42,18 @@ def states(
         maps = wide(maps).lower()
         return maps if reset_now is None else maps.fold(fixed[0], reset_now)
 
-    def step(h: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
-        (maps, reset_now), (restart, start) = now, fixed
+    def step(carry: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
+        (h, nothing), (maps, reset_now), (restart, start) = carry, now, fixed
         h = wide(maps).apply(select(reset_now, restart, h))
-        return h, (h, given.encode(h, start, restart) if keep else None)
+        return (h, nothing), (h, given.encode(h, start, restart) if keep else None)
 
     reads = Reads(
         _sequences((op, None if reset is None else reset[..., None]), shape), (reset_state, h0 if keep else None)
     )
-    divided = plan(h0, time, op)
-    starts = _starts(build, reads, h0, divided, reverse)
-    h = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], time, x.shape[1]), x.dtype), h0)
-    outs = h, jax.ShapeDtypeStruct(jax.tree.leaves(h)[0].shape, jnp.int8) if keep else None
-    _, (h, code) = walk(step, reads, starts, outs, reverse, divided)
-    return jax.tree.map(lambda x: x.reshape(*shape[:-1], time, shape[-1]), (unsplit(h), code))
+    of_steps = h0.shape[0], time, h0.shape[1]
+    outs = jax.ShapeDtypeStruct(of_steps, h0.dtype), jax.ShapeDtypeStruct(of_steps, jnp.int8) if keep else None
+    *_, (h, code) = _walked(build, step, reads, h0, lambda h: (h, ()), outs, reverse, plan(h0, time, op))
+    return jax.tree.map(lambda x: x.reshape(*shape[:-1], time, shape[-1]), (h, code))
 
 
 def pullback(
@@ -62,7 +61,6 @@ def pullback(
 ) -> tuple[Operator, Array, Array | None]:
     """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
     shape, time, real, given = h0.shape, time_of(op), h0.real.dtype, op
-    op, h0, reset_state, h, g = split((op, h0, reset_state, h, g))
     fields = _Fields(op, real, h0)
     moving = _sequences((op, None if reset is None else reset[..., None], g), shape)
     h, h0, reset_state = _sequences(h, shape), _rows(h0), _rows(reset_state)
@@ -81,29 +79,32 @@ def pullback(
         return select(reset_now, jax.tree.map(jnp.zeros_like, adjoint), adjoint)
 
     def step(carry: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
-        incoming, to_reset, sums = carry
+        incoming, (to_reset, sums) = carry
         maps, reset_now, g, before = parts(now, fixed)
         bars, incoming, back = backward_step(maps, before, g + incoming, reset_now)
         if reset_now is not None:
             to_reset = to_reset + back
+        bars = fields.grouped(bars)
         sums = [x + bar for x, bar in zip(sums, fields.of_constants(bars), strict=True)]
-        return (incoming, to_reset, sums), fields.of_steps(bars)
+        return (incoming, (to_reset, sums)), fields.of_steps(bars)
 
-    nothing = jax.tree.map(jnp.zeros_like, h0)
     last = jnp.zeros_like(h0, dtype=h.dtype) if given.coded else h0
     reads = Reads(moving, (reset_state, h0 if given.coded else None), (h, last))
-    divided = plan(h0, time, op)
-    incoming = _starts(build, reads, nothing, divided, not reverse)
-    zeros = jax.tree.map(jnp.zeros_like, incoming)
-    sums = [jax.tree.leaves(zeros)[0] for _ in fields.of_constants(fields.leaves)]
     outs = [
         jax.ShapeDtypeStruct((math.prod(shape[:-1]), time, shape[-1]), x.dtype) for x in fields.of_steps(fields.leaves)
     ]
-    carry = incoming, None if reset is None else zeros, sums
-    (through, to_reset, sums), results = walk(step, reads, carry, outs, not reverse, divided)
-    back, to_reset = unsplit((through, to_reset))
-    op_bar = unsplit(fields.assembled(results, sums))
-    return op_bar, back[:, -1].reshape(shape), None if to_reset is None else to_reset.sum(1).reshape(shape)
+
+    def begin(incoming: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, incoming)
+        real = jax.tree.leaves(zeros)[0]
+        sums = [Complex(real, real) if is_complex(x) else real for x in fields.of_constants(fields.leaves)]
+        return incoming, (None if reset is None else zeros, sums)
+
+    back, (to_reset, sums), results = _walked(
+        build, step, reads, jnp.zeros_like(h0), begin, outs, not reverse, plan(h0, time, op)
+    )
+    to_reset = None if to_reset is None else to_reset.sum(1).reshape(shape)
+    return fields.assembled(results, sums), back[:, -1].reshape(shape), to_reset
 
 
 class _Fields:
@@ -116,8 +117,18 @@ class _Fields:
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape[-1:] if x.ndim else (), x.dtype)
 
-        maps, state = jax.tree.map(row, (jax.eval_shape(lambda: widen(op, real)), start))
-        self.wanted = [bar is not None for bar in jax.eval_shape(field_cotangents, maps, state, state)]
+        maps, state = jax.tree.map(row, split((jax.eval_shape(lambda: op), start)))
+        found = jax.eval_shape(lambda maps, x: field_cotangents(widen(maps, real), x, x), maps, state)
+        self.wanted = [bar is not None for bar in self.grouped(found)]
+
+    def grouped(self, bars: list[Any]) -> list[Any]:
+        """Of a list with two real numbers for each complex one, a list with one for each array of the operator."""
+        rest = iter(bars)
+
+        def both(real: Any, imag: Any) -> Complex | None:
+            return None if real is None else Complex(real, imag)
+
+        return [both(next(rest), next(rest)) if is_complex(x) else next(rest) for x in self.leaves]
 
     def of_steps(self, leaves: list[Any]) -> list[Any]:
         """Of as many things as the operator has arrays, those of arrays with a value and a cotangent for every step."""
@@ -149,41 +160,52 @@ def _rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tree)
 
 
-def _identity(maps: Any, lanes: int) -> Any:
-    """Rows of maps of this kind, abstract, that leave the state as it is."""
-
-    def fill(like: Any, value: float) -> Any:
-        if isinstance(like, Complex):
-            return Complex(fill(like.real, value), fill(like.imag, 0))
-        return jnp.full(lanes, value, like.dtype)
-
-    return type(maps)(*map(fill, vars(maps).values(), maps.identity))
-
-
-def _starts(build: Callable[..., Any], reads: Reads, start: Any, divided: Plan, reverse: bool) -> Any:
-    """What each chunk of a walk starts from, (B, C, N), given what the first does, (B, N).
+def _walked(
+    build: Build,
+    step: Step,
+    reads: Reads,
+    start: Any,
+    begin: Callable[[Any], tuple[Any, Any]],
+    outs: Any,
+    reverse: bool,
+    divided: Plan,
+) -> tuple[Any, Any, Any]:
+    """Go through all steps: the states after each chunk, their sums, and what each step results in; see `walk`.
 
     Args:
         build: (what a step reads, what all read) -> the maps of a step: they are constant where a new sequence starts.
-        reads: What the walk reads.
-        start: Tree of (B, N).
-        divided: With C chunks.
+        step: As for `walk`.
+        reads: What they read.
+        start: Tree of (B, N), what the first chunk starts from.
+        begin: The state that a chunk starts from -> its first carry.
+        outs: Shapes and dtypes of the results.
         reverse: Direction of the walk.
+        divided: How it is divided.
     """
+    if divided.parts > 1:
+        return walk(step, reads, start, outs, reverse, divided, begin=begin, build=build)
+    starts = _starts(build, reads, start, divided, reverse)
+    return walk(step, reads, starts, outs, reverse, divided, begin=begin)
+
+
+def _starts(build: Build, reads: Reads, start: Any, divided: Plan, reverse: bool) -> Any:
+    """What each chunk of a walk starts from, (B, C, N), given what the first does, (B, N)."""
     firsts = jax.tree.map(lambda x: x[:, None], start)
     if divided.chunks == 1:
         return firsts
-    identity = functools.partial(_identity, jax.eval_shape(build, *reads.of_a_step()))
+    kind = jax.eval_shape(build, *reads.of_a_step())
 
-    def compose(later: Any, now: Any, fixed: Any) -> tuple[Any, tuple[()]]:
-        # Selected, not multiplied by zero: a non-finite value before a reset must not reach past it.
-        return select(later.reaches(), later.compose(build(now, fixed)), later), ()
+    def begin(_: None) -> tuple[Any, tuple[()]]:
+        return identity(kind, (divided.lanes,)), ()
 
-    def follow(state: Any, maps: Any, _: Any) -> tuple[Any, Any]:
-        return select(maps.reaches(), maps.apply(state), maps.constant()), state
+    def earlier(carry: Any, now: Any, fixed: Any) -> tuple[Any, tuple[()]]:
+        return (compose(carry[0], build(now, fixed)), ()), ()
 
-    maps, _ = walk(compose, reads, identity, (), reverse, divided, reaches=lambda maps: maps.reaches())
+    def onward(carry: Any, maps: Any, _: Any) -> tuple[Any, Any]:
+        return (follow(maps, carry[0]), ()), carry[0]
+
+    maps, *_ = walk(earlier, reads, None, (), reverse, divided, begin=begin, reaches=lambda maps: maps.reaches())
     like = jax.tree.leaves(maps)[0]
     outs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(like.shape, x.dtype), start)
-    _, starts = walk(follow, Reads(maps, None), firsts, outs, False, Plan(32, 256))
+    *_, starts = walk(onward, Reads(maps, None), firsts, outs, False, Plan(32, 256))
     return starts

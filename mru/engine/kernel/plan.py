@@ -19,6 +19,7 @@ from mru.operators import Operator
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
 _ENOUGH = 512  # ... and with these a single walk is faster than chunks, of which all is read twice.
 _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
+_MOST = 65_535  # programs along any axis of a grid but the first
 
 
 def obstacle(op: Operator) -> str | None:
@@ -47,22 +48,31 @@ class Plan:
     Attributes:
         lanes: Channels of a program.
         ahead: Bytes a channel that are read before the first step of them is taken.
-        chunks: Parts of the time axis.
+        chunks: Parts of the time axis, each of which is given what it starts from.
+        steps: Most steps of a tile.
+        parts: Tiles that a program takes side by side. If they are more than one, a program takes no others, and finds
+            what they start from by looking back at what earlier programs found; see `mru.engine.kernel.look_back`.
     """
 
     lanes: int
     ahead: int
     chunks: int = 1
+    steps: int = _UNIT
+    parts: int = 1
 
 
 def plan(start: Any, time: int, op: Operator) -> Plan:
     """The plan for a start (B, N) and T steps of an operator."""
-    batch, channels = jax.tree.leaves(start)[0].shape
+    like = jax.tree.leaves(start)[0]
+    batch, channels = like.shape
 
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
     # Of chunks whose maps are constant from some step on, only what follows that step is read twice.
+    if not op.overwrites and jnp.finfo(like.dtype).bits == 32 and 2 * _UNIT <= time <= _MOST * _UNIT:
+        # XLA takes four times as long to compile twice as many steps, and complex numbers are two of everything.
+        return Plan(32, 384, steps=_UNIT // 2 if jnp.iscomplexobj(like) else _UNIT, parts=4)
     if programs(32) >= (4 * _ENOUGH if op.overwrites else _ENOUGH):
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
     lanes = 32 if channels <= 32 else 64
@@ -77,8 +87,9 @@ class Grid:
         time: T.
         channels: N.
         lanes: Channels of a block.
-        chunks: Parts of the time axis.
+        chunks: Parts of the time axis, each of a program of its own.
         tile: Steps that are read together.
+        parts: Tiles that a program takes side by side; if they are more than one, they are its chunk.
     """
 
     time: int
@@ -86,14 +97,16 @@ class Grid:
     lanes: int
     chunks: int
     tile: int
+    parts: int = 1
 
     @staticmethod
     def of(plan: Plan, time: int, channels: int, bytes_of_a_step: int) -> Grid:
         """The grid of a plan, given what a step of one channel reads."""
         # Of more steps in a row, interpreted, XLA takes minutes to compile the compositions of a latch (jax 0.12).
-        most = _UNIT if on_cuda() else 8
+        most = plan.steps if on_cuda() else 8
         tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
-        return Grid(time, channels, plan.lanes, plan.chunks, tile)
+        chunks = plan.chunks if plan.parts == 1 else pl.cdiv(time, plan.parts * tile)
+        return Grid(time, channels, plan.lanes, chunks, tile, plan.parts)
 
     @property
     def blocks(self) -> int:
@@ -107,11 +120,14 @@ class Grid:
 
     @property
     def whole(self) -> bool:
-        """If the last tile is not cut short."""
-        return self.tiles * self.tile == self.time
+        """If no tile is cut short, and none lies behind the end."""
+        tiles = self.tiles if self.parts == 1 else self.chunks * self.parts
+        return tiles * self.tile == self.time
 
     def first_tile(self, chunk: Array | int) -> Array | int:
         """The tile that a chunk begins with: chunks differ by one unit of steps, so that none is padded."""
+        if self.parts > 1:
+            return chunk * self.parts
         if self.chunks == 1:
             return chunk * self.tiles
         each, rest = divmod(pl.cdiv(self.time, _UNIT), self.chunks)  # the product itself may exceed 32 bits

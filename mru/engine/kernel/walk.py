@@ -12,11 +12,13 @@ One sequence of T steps and N channels, here with two blocks, two chunks and til
            k  |  tile 2 ...                   |
            1  |                               |   In a reverse walk step 0 is the last one in time.
               +---------------+---------------+
+
+A program that finds its start itself loads all tiles of its chunk, composes the maps of each, and takes them side by
+side, once it knows what each starts from; see `mru.engine.kernel.look_back`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,175 +27,119 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
+from mru.engine.kernel import complexes, look_back
 from mru.engine.kernel.backend import triton
+from mru.engine.kernel.complexes import split, unsplit
 from mru.engine.kernel.plan import Grid, Plan, on_cuda
-from mru.operators.base import select
+from mru.engine.kernel.program import Program, Reads, Step
 
-# (carry, what a step reads, what all steps read) -> (carry, results)
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reads:
-    """What a walk reads.
-
-    Attributes:
-        moving: Tree of (B, T, N), or (B, T, 1) for what all channels share; (N,) or () for what is constant in time.
-        fixed: Tree of (B, N), the same for all steps.
-        ahead: Trees x (B, T, N) and last (B, N), or None: a step then reads a pair, of the rows of `moving` and that of
-            `x` one step further on, which at the end is `last`.
-    """
-
-    moving: Any
-    fixed: Any
-    ahead: tuple[Any, Any] | None = None
-
-    def of_a_step(self) -> tuple[Any, Any]:
-        """What a step reads and what all steps read, abstract."""
-
-        def row(x: Array) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape[-1:] if x.ndim else (), x.dtype)
-
-        moving, fixed, ahead = jax.tree.map(row, (self.moving, self.fixed, self.ahead))
-        return moving if ahead is None else (moving, ahead[0]), fixed
+# What a step reads, and what all read -> the maps of a step: they are constant where a new sequence starts.
+Build = Callable[[Any, Any], Any]
 
 
 def walk(
     step: Step,
     reads: Reads,
-    carry: Any,
+    start: Any,
     outs: Any,
     reverse: bool,
     plan: Plan,
     *,
+    begin: Callable[[Any], tuple[Any, Any]] = lambda state: (state, ()),
+    build: Build | None = None,
     reaches: Callable[[Any], Array] | None = None,
-) -> tuple[Any, Any]:
-    """Go through the steps of every chunk: the carries after them, (B, C, N), and what each step results in, (B, T, N).
+) -> tuple[Any, Any, Any]:
+    """Go through the steps of every chunk.
 
     Args:
-        step: (carry, what the step reads, what all read) -> (carry, results), on rows of channels.
+        step: (carry, what the step reads, what all read) -> (carry, results), on rows of channels. What is carried is a
+            pair, of a state and of sums over the steps of a chunk.
         reads: What they read.
-        carry: Tree of (B, C, N), what each chunk starts from; or a function of the channels of a program that makes it.
+        start: Tree of (B, C, N), the states that the chunks start from; or of (B, N), that of the first, with `build`.
         outs: Shapes and dtypes of the results.
         reverse: Go from the last step to the first.
-        plan: With C chunks.
+        plan: With C chunks, or with several parts.
+        begin: The state that a chunk starts from, rows -> its first carry.
+        build: The maps of a step, with which each program of a plan with several parts finds what it starts from.
         reaches: If given, go through each chunk from its end to its start, and no further than to where this is false
-            of the carry in all channels.
+            of the state in all channels.
+
+    Returns:
+        The state after each chunk, (B, C, N); the sums, (B, C, N), or those of all parts of the chunks; and what each
+        step results in, (B, T, N).
     """
-    arrays = [x for x in jax.tree.leaves((reads.moving, reads.ahead)) if x.ndim == 3]
-    batch, time, channels = max((x.shape for x in arrays), key=lambda shape: shape[-1])
-    bytes_of_a_step = sum(x.dtype.itemsize for x in arrays if x.shape[-1] == channels)
+    moving = [x for x in jax.tree.leaves((reads.moving, reads.ahead)) if x.ndim == 3]
+    batch, time, channels = max((x.shape for x in moving), key=lambda shape: shape[-1])
+    bytes_of_a_step = sum(x.dtype.itemsize for x in moving if x.shape[-1] == channels)
     grid = Grid.of(plan, time, channels, bytes_of_a_step)
 
     def lay(x: Array) -> Array:
         return x[..., 0] if x.ndim == 3 and x.shape[-1] < channels else jnp.broadcast_to(x, x.shape or (channels,))
 
-    given = None if callable(carry) else carry
-    made = jax.eval_shape(lambda: carry(grid.lanes)) if callable(carry) else carry
-    carries = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, grid.chunks, channels), x.dtype), made)
-    inputs, tree = jax.tree.flatten((jax.tree.map(lay, reads.moving), reads.fixed, given, reads.ahead))
-    results, results_tree = jax.tree.flatten((carries, outs))
-    varies = jax.typeof(max(inputs, key=jnp.ndim)).manual_axis_type  # inside a `shard_map`; all do alike
+    def written(rows: Any, chunks: int) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, chunks, channels), x.dtype), unsplit(rows))
+
+    arrays, tree = jax.tree.flatten((jax.tree.map(lay, reads.moving), reads.fixed, start, reads.ahead))
+    varies = jax.typeof(max(arrays, key=jnp.ndim)).manual_axis_type  # inside a `shard_map`; all do alike
+    first = split(jax.tree.map(lambda x: jax.ShapeDtypeStruct((grid.lanes,), x.dtype), start))
+    state, sums = jax.eval_shape(begin, first)
+    board = None
+    if build is not None:
+        board = look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state)
+    blank = [] if board is None else [board.blank(batch, grid.chunks, channels)]
+    given = [*arrays, *blank]
+    last = None if board else written(state, grid.chunks)  # it is on the board
+    results, results_tree = jax.tree.flatten((last, written(sums, grid.chunks * grid.parts), outs, blank))
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varies) for x in results]
 
     def kernel(*refs: Any) -> None:
-        moving, fixed, given, ahead = jax.tree.unflatten(tree, refs[: len(inputs)])
-        carry_out, outs = jax.tree.unflatten(results_tree, refs[len(inputs) :])
-        program = _Program(grid, reverse, step, Reads(moving, fixed, ahead), outs)
-        program.run(carry if callable(carry) else given, carry_out, reaches)
+        moving, fixed, start, ahead = jax.tree.unflatten(tree, complexes.views(refs[: len(arrays)], arrays))
+        last, all_sums, outs, published = jax.tree.unflatten(results_tree, complexes.views(refs[len(given) :], results))
+        program = Program(grid, reverse, step, Reads(moving, fixed, ahead), outs)
+        place = program.chunk
+        if board is None:
+            carry = _through(program, begin(program.rows(start, program.sequence, place)), reaches)
+            program.put(last, carry[0], place)
+        else:
+            place = grid.first_tile(program.chunk) + program.part
+            steps, unit = program.tile(place), board.unit(program.columns.shape)
+            maps = _composed(program, build, steps, unit)
+            found = board.starts(program, published[0], maps, unit, program.rows(start, program.sequence))
+            carry = program.take(steps, begin(found))
+        program.put(all_sums, carry[1], place)
 
-    found = pl.pallas_call(
+    run = pl.pallas_call(
         kernel,
-        out_shape=results,
+        out_shape=list(map(complexes.pairs_like, results)),
         grid=(batch * grid.blocks, grid.chunks),
-        compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
+        input_output_aliases={len(arrays): len(results) - 1} if blank else {},
+        compiler_params=triton.CompilerParams(num_warps=grid.parts, num_stages=1),
         interpret=not on_cuda(),
         name="mru_scan",
-    )(*inputs)
-    return jax.tree.unflatten(results_tree, found)
+    )
+    last, sums, outs, published = jax.tree.unflatten(results_tree, complexes.call(run, given, results))
+    return last if board is None else board.states(published[0]), sums, outs
 
 
-class _Program:
-    """One program of the kernel: the block, chunk and sequence that it owns, and how it goes through them."""
+def _composed(program: Program, build: Any, steps: list[tuple[Array, Any]], unit: Any) -> Any:
+    """The maps of all steps of each part as one."""
+    maps = jax.tree.map(lambda x: jnp.broadcast_to(x, program.rows_shape), unit)
+    for number, now in steps:
+        maps = program.if_it_exists(number, look_back.compose(build(now, program.fixed), maps), maps)
+    return maps
 
-    def __init__(self, grid: Grid, reverse: bool, step: Step, refs: Reads, outs: Any):
-        self.grid, self.reverse, self.step, self.outs = grid, reverse, step, jax.tree.leaves(outs)
-        # Those that run side by side read side by side, and only the first axis of a grid may exceed 65,535.
-        (self.sequence, block), self.chunk = divmod(pl.program_id(0), grid.blocks), pl.program_id(1)
-        self.columns = block * grid.lanes + jnp.arange(grid.lanes)
-        self.inside = None if grid.channels % grid.lanes == 0 else self.columns < grid.channels
-        self.moving, self.structure = jax.tree.flatten(refs.moving)
-        self.constants = [self.load(ref) if len(ref.shape) == 1 else None for ref in self.moving]
-        self.fixed = jax.tree.map(lambda ref: self.load(ref, self.sequence), refs.fixed)
-        self.ahead = refs.ahead and (refs.ahead[0], self.rows(refs.ahead[1], self.sequence))
 
-    def load(self, ref: Any, *at: Any) -> Array:
-        """The channels of this program at a place of an array."""
-        if len(ref.shape) == len(at):  # one for all channels
-            return triton.load(ref.at[at])
-        other = None if self.inside is None else jnp.zeros((), ref.dtype)
-        return triton.load(ref.at[(*at, self.columns)], mask=self.inside, other=other)
+def _through(program: Program, carry: Any, reaches: Callable[[Any], Array] | None) -> Any:
+    """Go through a chunk, tile by tile."""
+    begin, end = program.grid.first_tile(program.chunk), program.grid.first_tile(program.chunk + 1)
+    if reaches is None:
+        return jax.lax.fori_loop(begin, end, lambda i, carry: program.take(program.tile(i), carry), carry)
 
-    def rows(self, refs: Any, *at: Any) -> Any:
-        """The same of a tree of arrays."""
-        return jax.tree.map(lambda ref: self.load(ref, *at), refs)
+    def goes_on(state: Any) -> Array:
+        where = reaches(state[1][0]) if program.inside is None else reaches(state[1][0]) & program.inside
+        return (state[0] >= begin) & (jnp.max(where.astype(jnp.int32)) > 0)
 
-    def store(self, refs: list[Any], values: Any, *at: Any, mask: Array | None) -> None:
-        """Write a tree of rows to a place of as many arrays."""
-        for ref, value in zip(refs, jax.tree.leaves(values), strict=True):
-            triton.store(ref.at[(*at, self.columns)], value.astype(ref.dtype), mask=mask)
+    def back(state: Any) -> Any:
+        return state[0] - 1, program.take(program.tile(state[0])[::-1], state[1])
 
-    def time_of(self, number: Array) -> Array:
-        """The place in time of a step of the walk."""
-        last = self.grid.time - 1
-        return jnp.clip(last - number if self.reverse else number, 0, last)
-
-    def read(self, number: Array) -> Any:
-        """What a step reads."""
-        pairs = zip(self.moving, self.constants, strict=True)
-        t = self.time_of(number)
-        now = jax.tree.unflatten(
-            self.structure, [self.load(ref, self.sequence, t) if c is None else c for ref, c in pairs]
-        )
-        if self.ahead is None:
-            return now
-        further, last = self.ahead
-        at_end = number >= self.grid.time - 1
-        return now, select(at_end, last, self.rows(further, self.sequence, self.time_of(number + 1)))
-
-    def tile(self, i: Any, carry: Any, backwards: bool) -> Any:
-        """Take the steps of a tile, in order or from its end to its start."""
-        numbers = [i * self.grid.tile + u for u in range(self.grid.tile)]
-        if backwards:
-            numbers.reverse()
-        # All are read before the first is used: this is what keeps many loads under way.
-        for number, now in list(zip(numbers, map(self.read, numbers), strict=True)):
-            after, found = self.step(carry, now, self.fixed)
-            carry = after if self.grid.whole else select(number < self.grid.time, after, carry)
-            if self.outs:
-                self.store(self.outs, found, self.sequence, self.time_of(number), mask=self.mask(number))
-        return carry
-
-    def mask(self, number: Array) -> Array | None:
-        """Which channels exist, at a step that may lie behind the end."""
-        if self.grid.whole:
-            return self.inside
-        exists = jnp.broadcast_to(number < self.grid.time, (self.grid.lanes,))
-        return exists if self.inside is None else self.inside & exists
-
-    def run(self, start: Any, carry_out: Any, reaches: Callable[[Any], Array] | None) -> None:
-        """Go through this chunk from `start`, arrays or a function that makes rows, and write the last carry."""
-        carry = start(self.grid.lanes) if callable(start) else self.rows(start, self.sequence, self.chunk)
-        begin, end = self.grid.first_tile(self.chunk), self.grid.first_tile(self.chunk + 1)
-        if reaches is None:
-            carry = jax.lax.fori_loop(begin, end, lambda i, carry: self.tile(i, carry, False), carry)
-        else:
-
-            def goes_on(state: Any) -> Array:
-                where = reaches(state[1]) if self.inside is None else reaches(state[1]) & self.inside
-                return (state[0] >= begin) & (jnp.max(where.astype(jnp.int32)) > 0)
-
-            _, carry = jax.lax.while_loop(
-                goes_on, lambda state: (state[0] - 1, self.tile(*state, True)), (end - 1, carry)
-            )
-        self.store(jax.tree.leaves(carry_out), carry, self.sequence, self.chunk, mask=self.inside)
+    return jax.lax.while_loop(goes_on, back, (end - 1, carry))[1]
