@@ -113,28 +113,15 @@ def test_a_single_walk_matches_the_loop(name):
 @pytest.mark.parametrize("enough", [1, 4])
 def test_plans_without_chunks_match_the_loop(enough, monkeypatch):
     monkeypatch.setattr(kernel_plan, "_ENOUGH", enough)
-    compare("affine", draw("affine", 2, 64 + enough, 64), reverse=True)
+    compare("complex affine", draw("complex affine", 2, 64 + enough, 64), reverse=True)
 
 
-@pytest.mark.usefixtures("retraced")
-@pytest.mark.parametrize("name", ["affine", "constant complex a"])
+@pytest.mark.parametrize("name", ["affine", "constant a"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_start_is_found_far_back(name, reverse, monkeypatch):
-    """As on a GPU, where most of the chunks before have published their maps but not yet the state after them.
-
-    Interpreted, programs run one after the other, so that each would find a state in the chunk before it.
-    """
-    publish = look_back._publish
-
-    def rarely(program, board, tree, first):
-        inside = program.inside
-        if first > 0:  # a state
-            program.inside = (program.columns < program.grid.channels) & (program.chunk % 6 == 5)
-        publish(program, board, tree, first)
-        program.inside = inside
-
-    monkeypatch.setattr(look_back, "_publish", rarely)
-    time = 12 * 4 * 8  # chunks of four parts of eight steps; the last of them publishes
+def test_groups_of_chunks_match_the_loop(name, reverse):
+    """Several groups of which each hands its last state to the next one; the last group, chunk and part cut short."""
+    chunk = 2 * 8  # two parts, of eight steps where a kernel is interpreted
+    time = chunk * (2 * look_back._GROUP + 3) + 3
     compare(name, draw(name, 1, time, 3, resets=0.002), reverse=reverse)
 
 
@@ -367,5 +354,5 @@ def test_lowers_for_nvidia_gpus(name, vmap, monkeypatch):
             both, platforms=["cuda"], disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(c) for c in calls]
         )(*arguments).mlir_module()
     # One call a pass where programs look back; else one that composes, one that follows, one that walks.
-    count = 2 if "affine" in name or "complex" in name else 6
+    count = 2 if name == "affine" else 6
     assert sum(module.count(f'"{c}"') + module.count(f"@{c}(") for c in calls) == count

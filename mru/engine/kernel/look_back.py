@@ -1,11 +1,11 @@
 """What a chunk starts from, found in the pass that goes through its steps: decoupled look-back.
 
-A program publishes the composition of its own steps' maps. Then it looks back at those before it, the nearest first,
-and composes what they published with what it has, until it meets one that has published the state after its steps as
-well. From there it knows its own start, and publishes the state after its own steps before it takes them. So nothing
-that a step reads is read twice. Programs are started in the order of their numbers, the chunk being the last axis of
-the grid: those before a waiting one run, or have ended. As in Merrill and Garland, "Single-pass parallel prefix scan
-with decoupled look-back", 2016.
+A program publishes the composition of its own steps' maps. Then it composes what the chunks before it have published,
+back to where their group of `_GROUP` chunks begins, and waits for the state that the group starts from: the last
+program of each group publishes that of the next one. So nothing that a step reads is read twice, and what is composed
+with what does not depend on which program is the faster one. Programs are started in the order of their numbers, the
+chunk being the last axis of the grid: those before a waiting one run, or have ended. After Merrill and Garland,
+"Single-pass parallel prefix scan with decoupled look-back", 2016, whose programs look back as far as they must.
 
 A word that is published says itself that it is there: before, it is `_EMPTY`, which no published number is.
 """
@@ -13,16 +13,19 @@ A word that is published says itself that it is there: before, it is `_EMPTY`, w
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental import pallas as pl
 
-from mru.engine.kernel.complexes import Complex, joined
+from mru.engine.kernel.complexes import Complex
 from mru.engine.kernel.program import Program
 from mru.operators.base import select
 
+_GROUP = 16  # chunks, a multiple of the parts of a chunk
 _EMPTY = -1  # as a float32 it is a NaN, and NaNs are published as another one
 _NAN = 0x7FC00000
 
@@ -51,7 +54,7 @@ def identity(maps: Any, shape: tuple[int, ...]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """Where programs publish: for each chunk one word for each number of its maps, and of the state after it.
+    """Where programs publish, one word for each number: the maps of each chunk, and the state before each group.
 
     Attributes:
         maps: The kind of the maps, abstract rows.
@@ -61,99 +64,95 @@ class Board:
     maps: Any
     state: Any
 
-    @property
-    def words(self) -> int:
-        """Words of the maps, before those of the state."""
-        return len(jax.tree.leaves(self.maps))
+    def blank(self, batch: int, chunks: int, channels: int) -> tuple[Array, Array]:
+        """With nothing on it: for maps, and for states. The last of these is the state after all chunks."""
+        groups = pl.cdiv(chunks, _GROUP)
 
-    def blank(self, batch: int, chunks: int, channels: int) -> Array:
-        """With nothing on it."""
-        words = self.words + len(jax.tree.leaves(self.state))
-        return jnp.full((batch, chunks, words, channels), _EMPTY, jnp.int32)
+        def empty(count: int, tree: Any) -> Array:
+            return jnp.full((batch, count, len(jax.tree.leaves(tree)), channels), _EMPTY, jnp.int32)
 
-    def states(self, published: Array) -> Any:
-        """The states after all chunks, (B, C, N)."""
+        return empty(chunks, self.maps), empty(groups + 1, self.state)
+
+    def last(self, published: tuple[Array, Array]) -> Any:
+        """The state after all chunks, (B, N)."""
         leaves, tree = jax.tree.flatten(self.state)
-        found = [_number(published[:, :, self.words + k], like.dtype) for k, like in enumerate(leaves)]
-        return joined(jax.tree.unflatten(tree, found))
+        found = [_number(published[1][:, -1, k], like.dtype) for k, like in enumerate(leaves)]
+        return jax.tree.unflatten(tree, found)
 
-    def unit(self, shape: tuple[int, ...]) -> Any:
-        """Maps that leave the state as it is."""
-        return identity(self.maps, shape)
-
-    def starts(self, program: Program, published: Any, maps: Any, unit: Any, first: Any) -> Any:
+    def starts(self, program: Program, published: tuple[Any, Any], maps: Any, first: Any) -> Any:
         """The states that the parts of a program's chunk start from, (parts, lanes).
 
         Args:
             program: That takes several tiles side by side.
             published: The board.
             maps: The maps of its parts, each of all their steps; numbers (parts, lanes).
-            unit: Maps that leave the state as it is, (1, lanes).
             first: The state that the first chunk starts from, (1, lanes).
         """
-        parts = range(program.grid.parts)
-        of_parts = [jax.tree.map(lambda x, p=p: _row(program, x, p), maps) for p in parts]
-        whole = of_parts[0]
-        for later in of_parts[1:]:
-            whole = compose(later, whole)
-        _publish(program, published, whole, 0)
-        state = self._before(program, published, unit, first)
+        on_maps, on_states = published
+        of_parts = _rows(program, maps)
+        _publish(program, on_maps, _composed(of_parts), program.chunk, program.inside)
+        group, place = program.chunk // _GROUP, program.chunk % _GROUP
+        before = self._before(program, on_maps, place)
+        state = follow(before, self._state(program, on_states, group, first))
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, program.rows_shape), state)
         for p, of_part in enumerate(of_parts):
             start = select(program.part == p, state, start)
             state = follow(of_part, state)
-        _publish(program, published, state, self.words)
+        is_last = (place == _GROUP - 1) | (program.chunk == program.grid.chunks - 1)
+        inside = jnp.broadcast_to(is_last, program.columns.shape)
+        _publish(program, on_states, state, group + 1, inside if program.inside is None else inside & program.inside)
         return start
 
-    def _before(self, program: Program, published: Any, unit: Any, first: Any) -> Any:
-        """The state before the chunk of a program, (1, lanes)."""
-        parts = program.grid.parts
-        like, tree = jax.tree.flatten((unit, first))
+    def _before(self, program: Program, published: Any, place: Array) -> Any:
+        """The maps of all chunks before this one in its group, (1, lanes), of which there are `place`."""
+        leaves, tree = jax.tree.flatten(self.maps)
+        each = _GROUP // program.grid.parts  # of them each part composes so many
+        places = [program.part * each + i for i in range(each)]
 
-        def seen(nearest: Array) -> tuple[list[Array], Array]:
-            """What as many chunks as there are parts have published, the nearest first, and which have: bits."""
-            chunk = nearest - program.part
-            at = program.sequence, jnp.maximum(chunk, 0)
-            found = [program.load(published, *at, k, volatile=True) for k in range(len(like))]
-            there = [jnp.min((x != _EMPTY).astype(jnp.int32), 1) for x in found]
-            maps, state = _all(there[: self.words]), _all(there[self.words :])
-            state = jnp.maximum(state, (chunk < 0).astype(jnp.int32)[:, 0])
-            return found, jnp.sum((maps + state * 2**parts) << jnp.arange(parts))
+        def seen() -> list[list[Array]]:
+            chunks = [program.chunk - place + jnp.minimum(one, place - 1) for one in places]
+            return [
+                [program.load(published, program.sequence, jnp.maximum(chunk, 0), k, volatile=True) for chunk in chunks]
+                for k in range(len(leaves))
+            ]
 
-        def nearest_state(known: Array) -> Array:
-            """The place of the nearest chunk whose state is known; the number of all if none is."""
-            place = jnp.int32(parts)
-            for p in reversed(range(parts)):
-                place = jnp.where((known >> (parts + p)) & 1 == 1, p, place)
-            return place
+        def waits(words: list[list[Array]]) -> Array:
+            missing = functools.reduce(jnp.logical_or, (x == _EMPTY for of_word in words for x in of_word))
+            return (place > 0) & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
 
-        def waits(known: Array) -> Array:
-            """If something is not known that is nearer than that."""
-            needed = (1 << nearest_state(known)) - 1
-            return known & needed != needed
+        nothing = [[jnp.full(program.rows_shape, _EMPTY)] * each] * len(leaves)
+        words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
+        maps = identity(self.maps, program.rows_shape)
+        for i, one in enumerate(places):
+            numbers = [_number(of_word[i], like.dtype) for of_word, like in zip(words, leaves, strict=True)]
+            maps = select(one < place, compose(jax.tree.unflatten(tree, numbers), maps), maps)
+        return _composed(_rows(program, maps))
 
-        def look(carry: Any) -> Any:
-            nearest, maps, _, _ = carry
-            found, known = jax.lax.while_loop(lambda now: waits(now[1]), lambda _: seen(nearest), seen(nearest))
-            place = nearest_state(known)
-            theirs, states = jax.tree.unflatten(tree, [_number(x, y.dtype) for x, y in zip(found, like, strict=True)])
-            for p in range(parts):
-                earlier = jax.tree.map(lambda x, p=p: _row(program, x, p), theirs)
-                maps = select(p < place, compose(maps, earlier), maps)
-            states = select(nearest - program.part < 0, first, states)
-            state = jax.tree.map(lambda x: _row(program, x, place), states)
-            return nearest - parts, maps, state, place < parts
+    def _state(self, program: Program, published: Any, group: Array, first: Any) -> Any:
+        """The state that a group starts from, (1, lanes), which is `first` for the first one."""
+        leaves, tree = jax.tree.flatten(first)
 
-        carry = program.chunk - 1, unit, first, jnp.bool_(False)
-        _, maps, state, _ = jax.lax.while_loop(lambda carry: jnp.logical_not(carry[-1]), look, carry)
-        return follow(maps, state)
+        def seen() -> list[Array]:
+            return [program.load(published, program.sequence, group, k, volatile=True) for k in range(len(leaves))]
+
+        def waits(words: list[Array]) -> Array:
+            missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
+            return (group > 0) & (jnp.max(missing.astype(jnp.int32)) > 0)
+
+        nothing = [jnp.full(program.columns.shape, _EMPTY)] * len(leaves)
+        words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
+        numbers = [_number(x, like.dtype) for x, like in zip(words, leaves, strict=True)]
+        return select(group == 0, first, jax.tree.unflatten(tree, numbers))
 
 
-def _all(there: list[Array]) -> Array:
-    found = there[0]
-    for x in there[1:]:
-        found = jnp.minimum(found, x)
-    return found
+def _composed(maps: list[Any]) -> Any:
+    """Maps one after the other as one."""
+    return functools.reduce(lambda earlier, later: compose(later, earlier), maps)
+
+
+def _rows(program: Program, tree: Any) -> list[Any]:
+    """Each row of a tree of numbers (parts, lanes), for all parts."""
+    return [jax.tree.map(lambda x, p=p: _row(program, x, p), tree) for p in range(program.grid.parts)]
 
 
 def _row(program: Program, x: Array, place: Any) -> Array:
@@ -163,10 +162,10 @@ def _row(program: Program, x: Array, place: Any) -> Array:
     return jnp.sum(jnp.where(program.part == place, x, 0), 0)[None]
 
 
-def _publish(program: Program, board: Any, tree: Any, first: int) -> None:
-    """Write a row of numbers on the board, from some word on."""
-    for k, x in enumerate(jax.tree.leaves(tree), first):
-        program.store([board], _word(x), program.sequence, program.chunk, k, mask=program.inside)
+def _publish(program: Program, board: Any, tree: Any, place: Array, mask: Array | None) -> None:
+    """Write a row of numbers on the board."""
+    for k, x in enumerate(jax.tree.leaves(tree)):
+        program.store([board], _word(x), program.sequence, place, k, mask=mask)
 
 
 def _word(x: Array) -> Array:

@@ -104,7 +104,7 @@ def pullback(
         build, step, reads, jnp.zeros_like(h0), begin, outs, not reverse, plan(h0, time, op)
     )
     to_reset = None if to_reset is None else to_reset.sum(1).reshape(shape)
-    return fields.assembled(results, sums), back[:, -1].reshape(shape), to_reset
+    return fields.assembled(results, sums), back.reshape(shape), to_reset
 
 
 class _Fields:
@@ -170,7 +170,7 @@ def _walked(
     reverse: bool,
     divided: Plan,
 ) -> tuple[Any, Any, Any]:
-    """Go through all steps: the states after each chunk, their sums, and what each step results in; see `walk`.
+    """Go through all steps: the state after them, the sums of each chunk, and what each step results in; see `walk`.
 
     Args:
         build: (what a step reads, what all read) -> the maps of a step: they are constant where a new sequence starts.
@@ -185,7 +185,8 @@ def _walked(
     if divided.parts > 1:
         return walk(step, reads, start, outs, reverse, divided, begin=begin, build=build)
     starts = _starts(build, reads, start, divided, reverse)
-    return walk(step, reads, starts, outs, reverse, divided, begin=begin)
+    ends, *rest = walk(step, reads, starts, outs, reverse, divided, begin=begin)
+    return ends[:, -1], *rest
 
 
 def _starts(build: Build, reads: Reads, start: Any, divided: Plan, reverse: bool) -> Any:

@@ -49,7 +49,6 @@ class Plan:
         lanes: Channels of a program.
         ahead: Bytes a channel that are read before the first step of them is taken.
         chunks: Parts of the time axis, each of which is given what it starts from.
-        steps: Most steps of a tile.
         parts: Tiles that a program takes side by side. If they are more than one, a program takes no others, and finds
             what they start from by looking back at what earlier programs found; see `mru.engine.kernel.look_back`.
     """
@@ -57,7 +56,6 @@ class Plan:
     lanes: int
     ahead: int
     chunks: int = 1
-    steps: int = _UNIT
     parts: int = 1
 
 
@@ -69,14 +67,20 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
+    # Complex numbers are faster in chunks: each is two loads from the same place, and the second time they are cached.
+    words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
+    if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
+        return Plan(32, 512, parts=2)
     # Of chunks whose maps are constant from some step on, only what follows that step is read twice.
-    if not op.overwrites and jnp.finfo(like.dtype).bits == 32 and 2 * _UNIT <= time <= _MOST * _UNIT:
-        # XLA takes four times as long to compile twice as many steps, and complex numbers are two of everything.
-        return Plan(32, 384, steps=_UNIT // 2 if jnp.iscomplexobj(like) else _UNIT, parts=4)
     if programs(32) >= (4 * _ENOUGH if op.overwrites else _ENOUGH):
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
     lanes = 32 if channels <= 32 else 64
     return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))
+
+
+def _is_word(x: Array) -> bool:
+    """If what becomes of these numbers in the kernel can be published; see `mru.engine.kernel.look_back`."""
+    return x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.floating)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Grid:
     def of(plan: Plan, time: int, channels: int, bytes_of_a_step: int) -> Grid:
         """The grid of a plan, given what a step of one channel reads."""
         # Of more steps in a row, interpreted, XLA takes minutes to compile the compositions of a latch (jax 0.12).
-        most = plan.steps if on_cuda() else 8
+        most = _UNIT if on_cuda() else 8
         tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
         chunks = plan.chunks if plan.parts == 1 else pl.cdiv(time, plan.parts * tile)
         return Grid(time, channels, plan.lanes, chunks, tile, plan.parts)

@@ -105,15 +105,16 @@ class Program:
         """Write a tree of rows, one for each chunk or each of its parts."""
         self.store(jax.tree.leaves(refs), values, self.sequence, place, mask=self.inside)
 
-    def time_of(self, number: Array) -> Array:
-        """The place in time of a step of the walk."""
+    def time_of(self, number: Array, may_exceed: bool) -> Array:
+        """The place in time of a step of the walk; of the last one if the number may exceed that, and does."""
         last = self.grid.time - 1
-        return jnp.clip(last - number if self.reverse else number, 0, last)
+        number = jnp.minimum(number, last) if may_exceed else number
+        return last - number if self.reverse else number
 
     def read(self, number: Array) -> Any:
         """What a step reads."""
         pairs = zip(self.moving, self.constants, strict=True)
-        t = self.time_of(number)
+        t = self.time_of(number, not self.grid.whole)
         now = jax.tree.unflatten(
             self.structure, [self.load(ref, self.sequence, t) if c is None else c for ref, c in pairs]
         )
@@ -121,7 +122,7 @@ class Program:
             return now
         further, last = self.ahead
         at_end = number >= self.grid.time - 1
-        return now, select(at_end, last, self.rows(further, self.sequence, self.time_of(number + 1)))
+        return now, select(at_end, last, self.rows(further, self.sequence, self.time_of(number + 1, True)))
 
     def tile(self, i: Any) -> list[tuple[Array, Any]]:
         """The steps of a tile, in order: the number of each, and what it reads."""
@@ -136,7 +137,7 @@ class Program:
             carry = self.if_it_exists(number, after, carry)
             if self.outs:
                 # Not clipped: interpreted, what lies behind the end would be written over the last step.
-                place = self.if_it_exists(number, self.time_of(number), number)
+                place = self.if_it_exists(number, self.time_of(number, False), number)
                 self.store(self.outs, found, self.sequence, place, mask=self.mask(number))
         return carry
 

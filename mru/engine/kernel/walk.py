@@ -65,36 +65,27 @@ def walk(
             of the state in all channels.
 
     Returns:
-        The state after each chunk, (B, C, N); the sums, (B, C, N), or those of all parts of the chunks; and what each
-        step results in, (B, T, N).
+        The state after each chunk, (B, C, N), or with `build` that after all, (B, N); the sums of chunks or parts of
+        them, (B, C, N); and what each step results in, (B, T, N).
     """
-    moving = [x for x in jax.tree.leaves((reads.moving, reads.ahead)) if x.ndim == 3]
-    batch, time, channels = max((x.shape for x in moving), key=lambda shape: shape[-1])
-    bytes_of_a_step = sum(x.dtype.itemsize for x in moving if x.shape[-1] == channels)
-    grid = Grid.of(plan, time, channels, bytes_of_a_step)
-
-    def lay(x: Array) -> Array:
-        return x[..., 0] if x.ndim == 3 and x.shape[-1] < channels else jnp.broadcast_to(x, x.shape or (channels,))
+    grid, batch = _grid(reads, plan)
 
     def written(rows: Any, chunks: int) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, chunks, channels), x.dtype), unsplit(rows))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, chunks, grid.channels), x.dtype), unsplit(rows))
 
-    arrays, tree = jax.tree.flatten((jax.tree.map(lay, reads.moving), reads.fixed, start, reads.ahead))
-    varies = jax.typeof(max(arrays, key=jnp.ndim)).manual_axis_type  # inside a `shard_map`; all do alike
+    def lay(x: Array) -> Array:
+        if x.ndim == 3 and x.shape[-1] < grid.channels:
+            return x[..., 0]
+        return jnp.broadcast_to(x, x.shape or (grid.channels,))
+
     first = split(jax.tree.map(lambda x: jax.ShapeDtypeStruct((grid.lanes,), x.dtype), start))
     state, sums = jax.eval_shape(begin, first)
-    board = None
-    if build is not None:
-        board = look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state)
-    blank = [] if board is None else [board.blank(batch, grid.chunks, channels)]
-    given = [*arrays, *blank]
-    last = None if board else written(state, grid.chunks)  # it is on the board
-    results, results_tree = jax.tree.flatten((last, written(sums, grid.chunks * grid.parts), outs, blank))
-    results = [jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varies) for x in results]
+    board = None if build is None else look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state)
+    blank = () if board is None else board.blank(batch, grid.chunks, grid.channels)
+    last = written(state, grid.chunks) if board is None else None  # else it is on the board
 
-    def kernel(*refs: Any) -> None:
-        moving, fixed, start, ahead = jax.tree.unflatten(tree, complexes.views(refs[: len(arrays)], arrays))
-        last, all_sums, outs, published = jax.tree.unflatten(results_tree, complexes.views(refs[len(given) :], results))
+    def run(inputs: Any, results: Any) -> None:
+        (moving, fixed, ahead, start), (last, all_sums, outs, published) = inputs, results
         program = Program(grid, reverse, step, Reads(moving, fixed, ahead), outs)
         place = program.chunk
         if board is None:
@@ -102,28 +93,68 @@ def walk(
             program.put(last, carry[0], place)
         else:
             place = grid.first_tile(program.chunk) + program.part
-            steps, unit = program.tile(place), board.unit(program.columns.shape)
-            maps = _composed(program, build, steps, unit)
-            found = board.starts(program, published[0], maps, unit, program.rows(start, program.sequence))
+            steps = program.tile(place)
+            maps = _composed(program, build, steps, look_back.identity(board.maps, program.rows_shape))
+            found = board.starts(program, published, maps, program.rows(start, program.sequence))
             carry = program.take(steps, begin(found))
         program.put(all_sums, carry[1], place)
 
-    run = pl.pallas_call(
+    inputs = jax.tree.map(lay, reads.moving), reads.fixed, reads.ahead, start
+    results = last, written(sums, grid.chunks * grid.parts), outs
+    last, sums, outs, published = _launch(run, grid, batch, inputs, results, blank)
+    return last if board is None else board.last(published), sums, outs
+
+
+def _grid(reads: Reads, plan: Plan) -> tuple[Grid, int]:
+    """The grid, and the number of sequences."""
+    moving = [x for x in jax.tree.leaves((reads.moving, reads.ahead)) if x.ndim == 3]
+    batch, time, channels = max((x.shape for x in moving), key=lambda shape: shape[-1])
+    bytes_of_a_step = sum(x.dtype.itemsize for x in moving if x.shape[-1] == channels)
+    return Grid.of(plan, time, channels, bytes_of_a_step), batch
+
+
+def _launch(
+    run: Callable[[Any, Any], None], grid: Grid, batch: int, inputs: Any, results: Any, blank: tuple[Array, ...]
+) -> Any:
+    """Start the programs.
+
+    Args:
+        run: One of them: (references to the inputs, references to the results and to what was blank) -> None.
+        grid: Of how many there are.
+        batch: Sequences.
+        inputs: Tree of arrays.
+        results: Tree of shapes and dtypes.
+        blank: Arrays that are written over.
+
+    Returns:
+        The results, and with them what was blank.
+    """
+    arrays, tree = jax.tree.flatten(inputs)
+    given = [*arrays, *blank]
+    varies = jax.typeof(max(arrays, key=jnp.ndim)).manual_axis_type  # inside a `shard_map`; all do alike
+    like, results_tree = jax.tree.flatten((*results, blank))
+    like = [jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varies) for x in like]
+
+    def kernel(*refs: Any) -> None:
+        run(
+            jax.tree.unflatten(tree, complexes.views(refs[: len(arrays)], arrays)),
+            jax.tree.unflatten(results_tree, complexes.views(refs[len(given) :], like)),
+        )
+
+    call = pl.pallas_call(
         kernel,
-        out_shape=list(map(complexes.pairs_like, results)),
+        out_shape=list(map(complexes.pairs_like, like)),
         grid=(batch * grid.blocks, grid.chunks),
-        input_output_aliases={len(arrays): len(results) - 1} if blank else {},
+        input_output_aliases={len(arrays) + k: len(like) - len(blank) + k for k in range(len(blank))},
         compiler_params=triton.CompilerParams(num_warps=grid.parts, num_stages=1),
         interpret=not on_cuda(),
         name="mru_scan",
     )
-    last, sums, outs, published = jax.tree.unflatten(results_tree, complexes.call(run, given, results))
-    return last if board is None else board.states(published[0]), sums, outs
+    return jax.tree.unflatten(results_tree, complexes.call(call, given, like))
 
 
-def _composed(program: Program, build: Any, steps: list[tuple[Array, Any]], unit: Any) -> Any:
-    """The maps of all steps of each part as one."""
-    maps = jax.tree.map(lambda x: jnp.broadcast_to(x, program.rows_shape), unit)
+def _composed(program: Program, build: Any, steps: list[tuple[Array, Any]], maps: Any) -> Any:
+    """The maps of all steps of each part as one, after those given."""
     for number, now in steps:
         maps = program.if_it_exists(number, look_back.compose(build(now, program.fixed), maps), maps)
     return maps
