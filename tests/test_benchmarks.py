@@ -19,7 +19,7 @@ from train_helpers import ROOT, config_file
 
 import mru
 import tasks
-from benchmarks import generate, rivals, runs, selective, train
+from benchmarks import against, generate, rivals, runs, selective, train
 from benchmarks import input as input_pipeline
 from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
@@ -303,3 +303,21 @@ def test_input_is_what_a_step_with_the_pipeline_takes_longer(tmp_path, monkeypat
     assert f"{100 * row['share_of_input']:.1f} %" in input_pipeline.line(row)
     input_pipeline.draw([missing, row], tmp_path / "input.png")
     assert (tmp_path / "input.png").stat().st_size > 10_000
+
+
+def test_against_another_checkout(monkeypatch, tmp_path):
+    """Each round compares the two checkouts; the least, median and most of the rounds are reported."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/train.py").touch()
+    at = {"name": "lru", "dtype": "float32", "batch": 16, "length": 784, "width": 64, "temporary_bytes": 2**20}
+    seconds = {tmp_path: iter([3.0, 4.0, 9.0]), against.HERE: iter([1.0, 2.0, 2.0])}
+    monkeypatch.setattr(against, "measured_in", lambda checkout, _: [at | {"seconds": next(seconds[checkout])}])
+    (row,) = against.rows(tmp_path, 3)
+    assert row["seconds_before"] == [3, 4, 9]
+    assert row["seconds"] == [1, 2, 2]
+    assert row["times_faster"] == [2, 3, 4.5]
+    assert row["steps_per_second"] == 0.5
+    assert "2.00 to 3.00 to 4.50 times as fast" in against.line(row)
+    monkeypatch.setattr(sys, "argv", ["against", str(tmp_path / "benchmarks")])
+    with pytest.raises(SystemExit, match=r"checkout must be a folder with benchmarks/train\.py, got"):
+        against.main()

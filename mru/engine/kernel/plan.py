@@ -67,7 +67,7 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
-    # Complex numbers are faster in chunks: each is two loads from the same place, and the second time they are cached.
+    # Complex numbers are faster in chunks: 1.3 to 1.4 times the floor, where looking back took 1.4 to 1.5.
     words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
     if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
         return Plan(32, 512, parts=2)
