@@ -118,7 +118,7 @@ class Board:
 
         def waits(words: list[list[Array]]) -> Array:
             missing = functools.reduce(jnp.logical_or, (x == _EMPTY for of_word in words for x in of_word))
-            return (place > 0) & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
+            return (place > 0) & _any(missing)
 
         nothing = [[jnp.full(program.rows_shape, _EMPTY)] * each] * len(leaves)
         words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
@@ -137,12 +137,17 @@ class Board:
 
         def waits(words: list[Array]) -> Array:
             missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
-            return (group > 0) & (jnp.max(missing.astype(jnp.int32)) > 0)
+            return (group > 0) & _any(missing)
 
         nothing = [jnp.full(program.columns.shape, _EMPTY)] * len(leaves)
         words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
         numbers = [_number(x, like.dtype) for x, like in zip(words, leaves, strict=True)]
         return select(group == 0, first, jax.tree.unflatten(tree, numbers))
+
+
+def _any(x: Array) -> Array:
+    """If something in an array (parts or 1, lanes) is true."""
+    return jnp.max(jnp.max(x.astype(jnp.int32), 1)) > 0  # axis by axis, which all versions of Pallas can lower
 
 
 def _composed(maps: list[Any]) -> Any:
