@@ -1,5 +1,6 @@
 """The benchmarks run and compare like with like; what they time has not grown: operations and memory, never seconds."""
 
+import argparse
 import functools
 import itertools
 import json
@@ -19,7 +20,7 @@ from train_helpers import ROOT, config_file
 
 import mru
 import tasks
-from benchmarks import against, generate, rivals, runs, selective, train
+from benchmarks import against, generate, plans, rivals, runs, selective, train
 from benchmarks import input as input_pipeline
 from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
@@ -303,6 +304,20 @@ def test_input_is_what_a_step_with_the_pipeline_takes_longer(tmp_path, monkeypat
     assert f"{100 * row['share_of_input']:.1f} %" in input_pipeline.line(row)
     input_pipeline.draw([missing, row], tmp_path / "input.png")
     assert (tmp_path / "input.png").stat().st_size > 10_000
+
+
+def test_plans_are_compared(tmp_path):
+    """Interpreted; the plan that is chosen is among them."""
+    out = tmp_path / "plans.json"
+    run("benchmarks.plans", "--shape", "1,64,8", "--operator", "affine", "--plan", "8,16,2,1", "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["pass"], row["plan"], row["chosen"]) for row in rows] == [
+        (which, *plan) for which in ("forward", "backward") for plan in (("8,16,2,1", False), ("32,512,1,2", True))
+    ]
+    assert all(row["seconds"] > 0 and row["roofline"] > 0 for row in rows)
+    for wrong in ("32,512,2,2", "32,512,1", "24,512,1,2", "32,x,1,2"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"four numbers such as 32,512,1,2.*got '" + wrong):
+            plans.text_of_a_plan(wrong)
 
 
 def test_against_another_checkout(monkeypatch, tmp_path):
