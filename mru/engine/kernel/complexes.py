@@ -50,10 +50,10 @@ class Complex:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The real parts (`part` 0) or the imaginary ones (1) of what lies in memory as pairs (..., 2 N)."""
+    """The real parts (`offset` 0) or the imaginary ones (1) of what lies in memory as pairs (..., 2 N)."""
 
     pairs: Any
-    part: int
+    offset: int
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -77,16 +77,16 @@ class Program:
         """The channels of this program at a place of an array."""
         if len(ref.shape) == len(at):  # one for all channels
             return triton.load(ref.at[at], **how)
-        ref, columns = self.place(ref)
+        ref, columns = self.lanes_in(ref)
         if self.inside is None:
             return triton.load(ref.at[(*at, columns)], **how)
         shape = jnp.broadcast_shapes(*map(jnp.shape, at), self.columns.shape)
         mask = jnp.broadcast_to(self.inside, shape)
         return triton.load(ref.at[(*at, columns)], mask=mask, other=jnp.zeros((), ref.dtype), **how)
 
-    def place(self, ref: Any) -> tuple[Any, Array]:
-        """Where the channels of this program are in an array."""
-        return (ref.pairs, 2 * self.columns + ref.part) if isinstance(ref, View) else (ref, self.columns)
+    def lanes_in(self, ref: Any) -> tuple[Any, Array]:
+        """Where the channels of this program lie in an array."""
+        return (ref.pairs, 2 * self.columns + ref.offset) if isinstance(ref, View) else (ref, self.columns)
 
     def rows(self, refs: Any, *at: Any) -> Any:
         """The same of a tree of arrays."""
@@ -98,7 +98,7 @@ class Program:
         mask = None if mask is None else jnp.broadcast_to(mask, shape)
         for ref, value in zip(refs, jax.tree.leaves(values), strict=True):
             value = jnp.broadcast_to(value.astype(ref.dtype), shape)
-            ref, columns = self.place(ref)
+            ref, columns = self.lanes_in(ref)
             triton.store(ref.at[(*at, columns)], value, mask=mask)
 
     def put(self, refs: Any, values: Any, place: Any) -> None:
