@@ -16,7 +16,7 @@ def report():
     done = subprocess.run(
         [sys.executable, script],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
         capture_output=True,
         text=True,
     )
