@@ -105,7 +105,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--here"]:
         print(json.dumps(measured_here()))
         return
-    from benchmarks.measure import parser, report
+    from benchmarks.measure import parser, report  # not above: that would be another checkout's, with `--here`
 
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("checkout", type=pathlib.Path, help="folder of the other one")

@@ -24,6 +24,7 @@ from benchmarks import against, generate, plans, rivals, runs, selective, train
 from benchmarks import input as input_pipeline
 from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
+from mru.engine.kernel.plan import Plan
 
 SHAPE = (2, 4096, 32)  # more steps than a compiler would unroll, and large against what is kept for each channel
 
@@ -315,6 +316,12 @@ def test_plans_are_compared(tmp_path):
         (which, *plan) for which in ("forward", "backward") for plan in (("8,16,2,1", False), ("32,512,1,2", True))
     ]
     assert all(row["seconds"] > 0 and row["roofline"] > 0 for row in rows)
+    op = operator("affine", (1, 64, 8))
+    h0 = op.zero_state()[:, 0]
+    # Chunks are composed, followed and walked; programs that look back are one call.
+    for plan, calls in ((Plan(8, 16, 2), 3), (Plan(32, 512, parts=2), 1)):
+        text = str(jax.make_jaxpr(functools.partial(plans.forward, plan))(op, h0))
+        assert text.count("pallas_call[") == calls
     for wrong in ("32,512,2,2", "32,512,1", "24,512,1,2", "32,x,1,2"):
         with pytest.raises(argparse.ArgumentTypeError, match=r"four numbers such as 32,512,1,2.*got '" + wrong):
             plans.text_of_a_plan(wrong)

@@ -94,7 +94,7 @@ def walk(
         else:
             place = grid.first_tile(program.chunk) + program.part
             steps = program.tile(place)
-            maps = _composed(program, build, steps, look_back.identity(board.maps, program.rows_shape))
+            maps = _maps_of_tiles(program, build, steps, look_back.identity(board.maps, program.rows_shape))
             found = board.starts(program, published, maps, program.rows(start, program.sequence))
             carry = program.take(steps, begin(found))
         program.put(all_sums, carry[1], place)
@@ -153,8 +153,8 @@ def _launch(
     return jax.tree.unflatten(results_tree, complexes.call(call, given, like))
 
 
-def _composed(program: Program, build: Any, steps: list[tuple[Array, Any]], maps: Any) -> Any:
-    """The maps of all steps of each part as one, after those given."""
+def _maps_of_tiles(program: Program, build: Any, steps: list[tuple[Array, Any]], maps: Any) -> Any:
+    """The maps of all steps of each tile as one, after those given."""
     for number, now in steps:
         maps = program.if_it_exists(number, look_back.compose(build(now, program.fixed), maps), maps)
     return maps
