@@ -11,7 +11,6 @@ many times as fast this checkout is: the least, the median and the most of the r
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pathlib
@@ -19,54 +18,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
+from benchmarks.measure import parser, report, spread
 
-# Batch and width, training steps of a call, cells and dtypes.
-SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
-    "cpu": (16, 64, 5, ["lru"], ["float32"]),
-    "gpu": (100, 128, 50, ["bmru", "pmru", "lru", "s5"], ["bfloat16", "float32"]),
-}
 HERE = pathlib.Path(__file__).resolve().parent.parent
 
 
-def measured_here() -> list[dict[str, Any]]:
-    """Each model of the checkout whose code is on the path: seconds of a step, and bytes of temporary memory."""
-    from benchmarks.train import training
-
-    batch, width, steps, cells, dtypes = SETTINGS[jax.default_backend()]
-    found = []
-    for name, dtype in itertools.product(cells, dtypes):
-        step, (params, state, *data) = training(name, batch, 784, width, 1, 10, dtype)
-
-        def many(params, state, *data, step=step):
-            return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, *data), (params, state))
-
-        temporary = jax.jit(step).lower(params, state, *data).compile().memory_analysis().temp_size_in_bytes
-        program = jax.jit(many).lower(params, state, *data).compile()
-        jax.block_until_ready(program(params, state, *data))
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            jax.block_until_ready(program(params, state, *data))
-            times.append((time.perf_counter() - began) / steps)
-        at = {"name": name, "dtype": dtype, "batch": batch, "length": 784, "width": width}
-        found.append(at | {"seconds": statistics.median(times), "temporary_bytes": temporary})
-    return found
-
-
 def measured_in(checkout: pathlib.Path, programs: str) -> list[dict[str, Any]]:
-    """The same of any checkout, by a process of its own."""
+    """What `benchmarks/checkout_steps.py` finds of a checkout."""
     paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_COMPILATION_CACHE_DIR": programs,  # so that only the first round compiles
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-P", str(pathlib.Path(__file__).resolve()), "--here"]
+    command = [sys.executable, "-P", str(HERE / "benchmarks/checkout_steps.py")]
     done = subprocess.run(command, env=env, cwd=checkout, text=True, stdout=subprocess.PIPE)
     if done.returncode:
         raise SystemExit(f"the models of {checkout} could not be measured: see above")
@@ -82,11 +50,10 @@ def rows(other: pathlib.Path, rounds: int) -> Iterator[dict[str, Any]]:
             found.append([measured_in(checkout, programs) for checkout in (other, HERE)])
     for k, first in enumerate(found[0][1]):
         theirs, ours = ([one[which][k]["seconds"] for one in found] for which in (0, 1))
-        ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
         yield first | {
             "seconds": ours, "seconds_before": theirs,
             "steps_per_second": 1 / statistics.median(ours),
-            "times_faster": [ratios[0], statistics.median(ratios), ratios[-1]],
+            "times_faster": spread(theirs, ours),
             "temporary_bytes_before": found[0][0][k]["temporary_bytes"],
         }  # fmt: skip
 
@@ -102,11 +69,6 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    if sys.argv[1:2] == ["--here"]:
-        print(json.dumps(measured_here()))
-        return
-    from benchmarks.measure import parser, report  # not above: that would be another checkout's, with `--here`
-
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("checkout", type=pathlib.Path, help="folder of the other one")
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured")

@@ -153,11 +153,23 @@ def timed() -> Iterator[dict[str, float]]:
     held["processor_seconds"] = round(sum(after[2:4]) - sum(before[2:4]), 1)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """A command line with what all benchmarks take."""
+def spread(theirs: list[float], ours: list[float]) -> list[float]:
+    """How many times as long as ours theirs took, of timings made in turn: least, median and most."""
+    ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
+    return [ratios[0], statistics.median(ratios), ratios[-1]]
+
+
+def parser(description: str, shape: str | None = None) -> argparse.ArgumentParser:
+    """A command line with what all benchmarks take, and `--shape` if the names of its numbers are given."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("--out", type=pathlib.Path, help="JSON to write; the plot goes beside it")
+    if shape is not None:
+        arguments.add_argument("--shape", action="append", type=_shape, help=f"{shape}; may be given several times")
     return arguments
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def start() -> str:

@@ -86,8 +86,7 @@ def text_of_a_plan(text: str) -> str:
 
 def main() -> None:
     """The command line."""
-    arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--shape", action="append", help="batch,time,channels; may be given several times")
+    arguments = parser(__doc__.splitlines()[0], shape="batch,time,channels")
     arguments.add_argument("--operator", action="append", choices=list(FLOORS), help="may be given several times")
     arguments.add_argument(
         "--plan", action="append", type=text_of_a_plan, metavar="LANES,AHEAD,CHUNKS,PARTS",
@@ -95,7 +94,7 @@ def main() -> None:
     )  # fmt: skip
     given = arguments.parse_args()
     platform = start()
-    shapes = [tuple(map(int, shape.split(","))) for shape in given.shape or []] or SHAPES[platform]
+    shapes = given.shape or SHAPES[platform]
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     print(f"{'shape':>17} {'operator':15} {'plan':14} {'pass':9} {'ms':>9} {'floor':>7} {'compile s':>9}")
     measured = (row for shape in shapes for row in rows(shape, given.operator or list(FLOORS), given.plan or PLANS))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 
 import mru
 from benchmarks import rivals, torch_rivals
-from benchmarks.measure import compare, measure, parser, report, start
+from benchmarks.measure import compare, measure, parser, report, spread, start
 
 SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64), (1, 65536, 32)],
@@ -108,16 +107,11 @@ def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longe
             rate = 3 * size / add["seconds"]
             for method, row in zip([*methods, *outside], found, strict=True):
                 at = {"shape": shape, "operator": name, "method": method, "pass": kind}
+                ours = found[methods.index(OURS)]["timings"] if OURS in methods else None
                 yield {
                     **at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate,
-                    "times_ours": times(row, found[methods.index(OURS)]) if OURS in methods else None,
+                    "times_ours": spread(row["timings"], ours) if ours else None,
                 }  # fmt: skip
-
-
-def times(row: dict[str, Any], ours: dict[str, Any]) -> list[float]:
-    """How many times as long as ours a method takes: least, median and most."""
-    ratios = sorted(a / b for a, b in zip(row["timings"], ours["timings"], strict=True))
-    return [ratios[0], statistics.median(ratios), ratios[-1]]
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:
@@ -169,14 +163,13 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--shape", action="append", help="batch,time,channels; may be given several times")
+    arguments = parser(__doc__.splitlines()[0], shape="batch,time,channels")
     arguments.add_argument("--operator", action="append", choices=list(FLOORS), help="may be given several times")
     arguments.add_argument("--method", action="append", choices=list(METHODS), help="may be given several times")
     arguments.add_argument("--longest", type=int, help="longest sequence for methods that go step by step")
     given = arguments.parse_args()
     platform = start()
-    shapes = [tuple(map(int, shape.split(","))) for shape in given.shape or []] or SHAPES[platform]
+    shapes = given.shape or SHAPES[platform]
     chosen = {"cpu": "mru sequential"}.get(platform, "mru associative")  # what "auto" comes to
     methods = given.method or [name for name in METHODS if name != chosen]
     longest = given.longest or {"cpu": 2**20}.get(platform, 2048)

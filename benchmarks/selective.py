@@ -165,14 +165,13 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--shape", action="append", help="batch,time,channels,states; may be given several times")
+    arguments = parser(__doc__.splitlines()[0], shape="batch,time,channels,states")
     arguments.add_argument("--part", action="append", choices=list(PARTS), help="may be given several times")
     arguments.add_argument("--method", action="append", choices=[OURS, RIVAL], help="may be given several times")
     arguments.add_argument("--memory-only", action="store_true", help="compile, and run nothing")
     given = arguments.parse_args()
     platform = start()
-    shapes = [tuple(map(int, shape.split(","))) for shape in given.shape or []] or SHAPES[platform]
+    shapes = given.shape or SHAPES[platform]
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     print(f"{'shape':>18} {'part':6} {'method':27} {'pass':9} {'ms':>12} {'MiB':>10} {'x input':>8}")
     parts, methods = given.part or list(PARTS), given.method or [OURS, RIVAL]

@@ -20,7 +20,7 @@ from train_helpers import ROOT, config_file
 
 import mru
 import tasks
-from benchmarks import against, generate, plans, rivals, runs, selective, train
+from benchmarks import against, checkout_steps, generate, plans, rivals, runs, selective, train
 from benchmarks import input as input_pipeline
 from benchmarks.measure import Foreign, compare, measure
 from benchmarks.scan import FLOORS, gradient, operator
@@ -340,6 +340,11 @@ def test_against_another_checkout(monkeypatch, tmp_path):
     assert row["times_faster"] == [2, 3, 4.5]
     assert row["steps_per_second"] == 0.5
     assert "2.00 to 3.00 to 4.50 times as fast" in against.line(row)
+    monkeypatch.setattr(checkout_steps, "SETTINGS", {jax.default_backend(): (2, 4, 3, ["lru"], ["float32"])})
+    (found,) = checkout_steps.measured()
+    assert found.pop("seconds") > 0
+    assert found.pop("temporary_bytes") > 2 * 784 * 4 * 8  # the states, at least
+    assert found == {"name": "lru", "dtype": "float32", "batch": 2, "length": 784, "width": 4}
     monkeypatch.setattr(sys, "argv", ["against", str(tmp_path / "benchmarks")])
     with pytest.raises(SystemExit, match=r"checkout must be a folder with benchmarks/train\.py, got"):
         against.main()

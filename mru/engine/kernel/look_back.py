@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -109,23 +110,19 @@ class Board:
         each = _GROUP // program.grid.parts  # of them each part composes so many
         places = [program.part * each + i for i in range(each)]
 
-        def seen() -> list[list[Array]]:
-            chunks = [program.chunk - place + jnp.minimum(one, place - 1) for one in places]
+        def seen() -> list[Array]:
+            chunks = [jnp.maximum(program.chunk - place + jnp.minimum(one, place - 1), 0) for one in places]
             return [
-                [program.load(published, program.sequence, jnp.maximum(chunk, 0), k, volatile=True) for chunk in chunks]
+                program.load(published, program.sequence, chunk, k, volatile=True)
+                for chunk in chunks
                 for k in range(len(leaves))
             ]
 
-        def waits(words: list[list[Array]]) -> Array:
-            missing = functools.reduce(jnp.logical_or, (x == _EMPTY for of_word in words for x in of_word))
-            return (place > 0) & _any(missing)
-
-        nothing = [[jnp.full(program.rows_shape, _EMPTY)] * each] * len(leaves)
-        words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
+        words = iter(_awaited(seen, place > 0, program.rows_shape, each * len(leaves)))
         maps = identity(self.maps, program.rows_shape)
-        for i, one in enumerate(places):
-            numbers = [_number(of_word[i], like.dtype) for of_word, like in zip(words, leaves, strict=True)]
-            maps = select(one < place, compose(jax.tree.unflatten(tree, numbers), maps), maps)
+        for one in places:
+            found = jax.tree.unflatten(tree, [_number(next(words), like.dtype) for like in leaves])
+            maps = select(one < place, compose(found, maps), maps)
         return _composed(_rows(program, maps))
 
     def _state(self, program: Program, published: Any, group: Array, first: Any) -> Any:
@@ -135,19 +132,20 @@ class Board:
         def seen() -> list[Array]:
             return [program.load(published, program.sequence, group, k, volatile=True) for k in range(len(leaves))]
 
-        def waits(words: list[Array]) -> Array:
-            missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
-            return (group > 0) & _any(missing)
-
-        nothing = [jnp.full(program.columns.shape, _EMPTY)] * len(leaves)
-        words = jax.lax.while_loop(waits, lambda _: seen(), nothing)
+        words = _awaited(seen, group > 0, program.columns.shape, len(leaves))
         numbers = [_number(x, like.dtype) for x, like in zip(words, leaves, strict=True)]
         return select(group == 0, first, jax.tree.unflatten(tree, numbers))
 
 
-def _any(x: Array) -> Array:
-    """If something in an array (parts or 1, lanes) is true."""
-    return jnp.max(jnp.max(x.astype(jnp.int32), 1)) > 0  # axis by axis, which all versions of Pallas can lower
+def _awaited(seen: Callable[[], list[Array]], needed: Array, shape: tuple[int, ...], count: int) -> list[Array]:
+    """So many rows of words, each of this shape, as they are seen once all are there, if they are needed at all."""
+
+    def waits(words: list[Array]) -> Array:
+        missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
+        # Reduced axis by axis, which all versions of Pallas can lower.
+        return needed & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
+
+    return jax.lax.while_loop(waits, lambda _: seen(), [jnp.full(shape, _EMPTY)] * count)
 
 
 def _composed(maps: list[Any]) -> Any:

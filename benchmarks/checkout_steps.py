@@ -1,0 +1,49 @@
+"""Training steps of the checkout whose code is on the path: a process of `benchmarks.against`, which prints JSON.
+
+It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import time
+from typing import Any
+
+import jax
+
+from benchmarks.train import training
+
+# Batch and width, training steps of a call, cells and dtypes.
+SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
+    "cpu": (16, 64, 5, ["lru"], ["float32"]),
+    "gpu": (100, 128, 50, ["bmru", "pmru", "lru", "s5"], ["bfloat16", "float32"]),
+}
+
+
+def measured() -> list[dict[str, Any]]:
+    """Each model: seconds of a step, and bytes of temporary memory."""
+    batch, width, steps, cells, dtypes = SETTINGS[jax.default_backend()]
+    found = []
+    for name, dtype in itertools.product(cells, dtypes):
+        step, (params, state, *data) = training(name, batch, 784, width, 1, 10, dtype)
+
+        def many(params, state, *data, step=step):
+            return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, *data), (params, state))
+
+        temporary = jax.jit(step).lower(params, state, *data).compile().memory_analysis().temp_size_in_bytes
+        program = jax.jit(many).lower(params, state, *data).compile()
+        jax.block_until_ready(program(params, state, *data))
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            jax.block_until_ready(program(params, state, *data))
+            times.append((time.perf_counter() - began) / steps)
+        at = {"name": name, "dtype": dtype, "batch": batch, "length": 784, "width": width}
+        found.append(at | {"seconds": statistics.median(times), "temporary_bytes": temporary})
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured()))
