@@ -1,15 +1,16 @@
 """How the walk of a GPU kernel is divided: every operator by several plans, against the memory roofline.
 
-python -m benchmarks.plans --out results/benchmarks/plans-gpu.json [--plan 32,512,1,2] [--operator NAME] [--shape B,T,N]
+python -m benchmarks.plans [--plan 32,512,1,2,4] [--operator NAME] [--shape B,T,N] [--out FILE]
 
-A plan is lanes, bytes ahead, chunks and parts, see `mru.engine.kernel.plan.Plan`; that which is chosen is always among
-them. From these figures come the numbers in that module. Shapes, operators, floors and passes are those of
-`benchmarks.scan`. Without a GPU kernels are interpreted, and the figures mean nothing.
+A plan is lanes, bytes ahead, chunks, parts and chunks of a group, see `mru.engine.kernel.plan.Plan`; that which is
+chosen is always among them. From these figures come the numbers in that module. Shapes, operators, floors and passes
+are those of `benchmarks.scan`. Without a GPU kernels are interpreted, and the figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks.scan import FLOORS, SHAPES, operator
 from mru.engine.kernel import passes
 from mru.engine.kernel.plan import Plan, plan
 
-PLANS = ["64,128,8,1", "32,192,1,1", "64,192,1,1", "32,384,1,4", "32,512,1,2", "64,512,1,2"]
+PLANS = ["64,128,8,1,1", "32,384,1,1,1", "64,192,1,1,1", "32,512,1,4,4", "32,512,1,2,2", "32,512,1,2,4"]
 
 
 def forward(divided: Plan, op: Any, h0: jax.Array) -> jax.Array:
@@ -57,7 +58,7 @@ def rows(shape: tuple[int, ...], names: list[str], plans: list[str]) -> Iterator
             add, *found = compare({jnp.add: (x, y), **programs}).values()
             rate = 3 * x.nbytes / add["seconds"]
             for (text, divided), row in zip(every.items(), found, strict=True):
-                written = ",".join(map(str, (divided.lanes, divided.ahead, divided.chunks, divided.parts)))
+                written = ",".join(map(str, dataclasses.astuple(divided)))
                 at = {"shape": shape, "operator": name, "plan": written, "chosen": text == "chosen", "pass": kind}
                 yield {**at, "floor_bytes": int(floor), **row, "roofline": floor / row["seconds"] / rate}
 
@@ -65,7 +66,7 @@ def rows(shape: tuple[int, ...], names: list[str], plans: list[str]) -> Iterator
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     return (
-        f"{','.join(map(str, row['shape'])):>17} {row['operator']:15} {row['plan']:14} {row['pass']:9} "
+        f"{','.join(map(str, row['shape'])):>17} {row['operator']:15} {row['plan']:16} {row['pass']:9} "
         f"{row['seconds'] * 1e3:9.3f} {1 / row['roofline']:6.2f}x {row['compile_seconds']:9.2f}"
         + ("  chosen" if row["chosen"] else "")
     )
@@ -74,13 +75,13 @@ def line(row: dict[str, Any]) -> str:
 def text_of_a_plan(text: str) -> str:
     """A plan of the command line."""
     numbers = [int(n) if n.isdigit() else 0 for n in text.split(",")]
-    if len(numbers) == 4 and min(numbers) > 0 and not numbers[2] > 1 < numbers[3]:
-        lanes, _, _, parts = numbers
-        if lanes & (lanes - 1) == parts & (parts - 1) == 0:
+    if len(numbers) == 5 and min(numbers) > 0:
+        lanes, _, chunks, parts, group = numbers
+        if lanes & (lanes - 1) == parts & (parts - 1) == group % parts == 0 and not chunks > 1 < parts:
             return text
     raise argparse.ArgumentTypeError(
-        f"a plan is four numbers such as 32,512,1,2, the first and the last powers of two, of the last two not both "
-        f"more than 1; got {text!r}"
+        f"a plan is five numbers such as 32,512,1,2,4: the first and the fourth are powers of two, the fourth divides "
+        f"the last, and it and the third are not both more than 1; got {text!r}"
     )
 
 
@@ -89,14 +90,14 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0], shape="batch,time,channels")
     arguments.add_argument("--operator", action="append", choices=list(FLOORS), help="may be given several times")
     arguments.add_argument(
-        "--plan", action="append", type=text_of_a_plan, metavar="LANES,AHEAD,CHUNKS,PARTS",
+        "--plan", action="append", type=text_of_a_plan, metavar="LANES,AHEAD,CHUNKS,PARTS,GROUP",
         help="may be given several times",
     )  # fmt: skip
     given = arguments.parse_args()
     platform = start()
     shapes = given.shape or SHAPES[platform]
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print(f"{'shape':>17} {'operator':15} {'plan':14} {'pass':9} {'ms':>9} {'floor':>7} {'compile s':>9}")
+    print(f"{'shape':>17} {'operator':15} {'plan':16} {'pass':9} {'ms':>9} {'floor':>7} {'compile s':>9}")
     measured = (row for shape in shapes for row in rows(shape, given.operator or list(FLOORS), given.plan or PLANS))
     report(measured, line, given.out, lambda *_: None)
 

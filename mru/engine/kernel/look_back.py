@@ -1,7 +1,7 @@
 """What a chunk starts from, found in the pass that goes through its steps: decoupled look-back.
 
 A program publishes the composition of its own steps' maps. Then it composes what the chunks before it have published,
-back to where their group of `_GROUP` chunks begins, and waits for the state that the group starts from: the last
+back to where their group of chunks begins, and waits for the state that the group starts from: the last
 program of each group publishes that of the next one. So nothing that a step reads is read twice, and what is composed
 with what does not depend on which program is the faster one. Programs are started in the order of their numbers, the
 chunk being the last axis of the grid: those before a waiting one run, or have ended. After Merrill and Garland,
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,6 @@ from mru.engine.kernel.complexes import Complex
 from mru.engine.kernel.program import Program
 from mru.operators.base import select
 
-_GROUP = 16  # chunks, a multiple of the parts of a chunk
 _EMPTY = -1  # as a float32 it is a NaN, and NaNs are published as another one
 _NAN = 0x7FC00000
 
@@ -60,14 +60,16 @@ class Board:
     Attributes:
         maps: The kind of the maps, abstract rows.
         state: That of the state.
+        group: Chunks of a group.
     """
 
     maps: Any
     state: Any
+    group: int
 
     def blank(self, batch: int, chunks: int, channels: int) -> tuple[Array, Array]:
         """With nothing on it: for maps, and for states. The last of these is the state after all chunks."""
-        groups = pl.cdiv(chunks, _GROUP)
+        groups = pl.cdiv(chunks, self.group)
 
         def empty(count: int, tree: Any) -> Array:
             return jnp.full((batch, count, len(jax.tree.leaves(tree)), channels), _EMPTY, jnp.int32)
@@ -80,72 +82,69 @@ class Board:
         found = [_number(published[1][:, -1, k], like.dtype) for k, like in enumerate(leaves)]
         return jax.tree.unflatten(tree, found)
 
-    def starts(self, program: Program, published: tuple[Any, Any], maps: Any, first: Any) -> Any:
+    def starts(self, program: Program, published: tuple[Any, Any], maps: Callable[[], Any], first: Any) -> Any:
         """The states that the parts of a program's chunk start from, (parts, lanes).
 
         Args:
             program: That takes several tiles side by side.
             published: The board.
-            maps: The maps of its parts, each of all their steps; numbers (parts, lanes).
+            maps: () -> the maps of its parts, each of all their steps; numbers (parts, lanes).
             first: The state that the first chunk starts from, (1, lanes).
         """
         on_maps, on_states = published
-        of_parts = _rows(program, maps)
+        group, place = program.chunk // self.group, program.chunk % self.group
+        of_group = _Asked(program, on_states, [group], self.state)  # while the own maps are composed
+        of_parts = _rows(program, maps())
         _publish(program, on_maps, _composed(of_parts), program.chunk, program.inside)
-        group, place = program.chunk // _GROUP, program.chunk % _GROUP
         before = self._before(program, on_maps, place)
-        state = follow(before, self._state(program, on_states, group, first))
+        (found,) = of_group.answers(needed=group > 0)
+        state = follow(before, select(group == 0, first, found))
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, program.rows_shape), state)
         for p, of_part in enumerate(of_parts):
             start = select(program.part == p, state, start)
             state = follow(of_part, state)
-        is_last = (place == _GROUP - 1) | (program.chunk == program.grid.chunks - 1)
+        is_last = (place == self.group - 1) | (program.chunk == program.grid.chunks - 1)
         inside = jnp.broadcast_to(is_last, program.columns.shape)
         _publish(program, on_states, state, group + 1, inside if program.inside is None else inside & program.inside)
         return start
 
     def _before(self, program: Program, published: Any, place: Array) -> Any:
         """The maps of all chunks before this one in its group, (1, lanes), of which there are `place`."""
-        leaves, tree = jax.tree.flatten(self.maps)
-        each = _GROUP // program.grid.parts  # of them each part composes so many
+        each = self.group // program.grid.parts  # of them each part composes so many
         places = [program.part * each + i for i in range(each)]
-
-        def seen() -> list[Array]:
-            chunks = [jnp.maximum(program.chunk - place + jnp.minimum(one, place - 1), 0) for one in places]
-            return [
-                program.load(published, program.sequence, chunk, k, volatile=True)
-                for chunk in chunks
-                for k in range(len(leaves))
-            ]
-
-        words = iter(_awaited(seen, place > 0, program.rows_shape, each * len(leaves)))
+        chunks = [jnp.maximum(program.chunk - place + jnp.minimum(one, place - 1), 0) for one in places]
         maps = identity(self.maps, program.rows_shape)
-        for one in places:
-            found = jax.tree.unflatten(tree, [_number(next(words), like.dtype) for like in leaves])
+        answers = _Asked(program, published, chunks, self.maps).answers(needed=place > 0)
+        for one, found in zip(places, answers, strict=True):
             maps = select(one < place, compose(found, maps), maps)
         return _composed(_rows(program, maps))
 
-    def _state(self, program: Program, published: Any, group: Array, first: Any) -> Any:
-        """The state that a group starts from, (1, lanes), which is `first` for the first one."""
-        leaves, tree = jax.tree.flatten(first)
 
-        def seen() -> list[Array]:
-            return [program.load(published, program.sequence, group, k, volatile=True) for k in range(len(leaves))]
+class _Asked:
+    """What a program asks of one part of the board."""
 
-        words = _awaited(seen, group > 0, program.columns.shape, len(leaves))
-        numbers = [_number(x, like.dtype) for x, like in zip(words, leaves, strict=True)]
-        return select(group == 0, first, jax.tree.unflatten(tree, numbers))
+    def __init__(self, program: Program, published: Any, places: list[Array], like: Any):
+        """Ask for the trees, abstract `like`, that stand at some places, without waiting for them."""
+        self.leaves, self.tree = jax.tree.flatten(like)
+        self.count = len(places)
 
+        def ask() -> list[Array]:
+            numbers = itertools.product(places, range(len(self.leaves)))
+            return [program.load(published, program.sequence, place, k, volatile=True) for place, k in numbers]
 
-def _awaited(seen: Callable[[], list[Array]], needed: Array, shape: tuple[int, ...], count: int) -> list[Array]:
-    """So many rows of words, each of this shape, as they are seen once all are there, if they are needed at all."""
+        self.ask, self.words = ask, ask()
 
-    def waits(words: list[Array]) -> Array:
-        missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
-        # Reduced axis by axis, which all versions of Pallas can lower.
-        return needed & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
+    def answers(self, needed: Array) -> list[Any]:
+        """The trees, once all words of them are there, if they are needed at all."""
 
-    return jax.lax.while_loop(waits, lambda _: seen(), [jnp.full(shape, _EMPTY)] * count)
+        def waits(words: Any) -> Array:
+            missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
+            # Reduced axis by axis, which all versions of Pallas can lower.
+            return needed & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
+
+        words = iter(jax.lax.while_loop(waits, lambda _: self.ask(), self.words))
+        of_one = [[_number(next(words), x.dtype) for x in self.leaves] for _ in range(self.count)]
+        return [jax.tree.unflatten(self.tree, numbers) for numbers in of_one]
 
 
 def _composed(maps: list[Any]) -> Any:

@@ -17,7 +17,8 @@ from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
-_ENOUGH = 512  # ... and with these a single walk is faster than chunks, of which all is read twice.
+_ENOUGH = 512  # ... with these a single walk does, or with half as many that read more ahead; chunks are read twice.
+_LINE = 128  # bytes that memory reads at once
 _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
 _MOST = 65_535  # programs along any axis of a grid but the first
 
@@ -51,12 +52,14 @@ class Plan:
         chunks: Parts of the time axis, each of which is given what it starts from.
         parts: Tiles that a program takes side by side. If they are more than one, a program takes no others, and finds
             what they start from by looking back at what earlier programs found; see `mru.engine.kernel.look_back`.
+        group: Chunks from one state that such programs publish to the next, a multiple of the parts.
     """
 
     lanes: int
     ahead: int
     chunks: int = 1
     parts: int = 1
+    group: int = 1
 
 
 def plan(start: Any, time: int, op: Operator) -> Plan:
@@ -70,10 +73,14 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     # Complex numbers are faster in chunks: 1.3 to 1.4 times the floor, where looking back took 1.4 to 1.5.
     words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
     if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
-        return Plan(32, 512, parts=2)
-    # Of chunks whose maps are constant from some step on, only what follows that step is read twice.
-    if programs(32) >= (4 * _ENOUGH if op.overwrites else _ENOUGH):
+        # The fewer programs run at the same time, the more of them wait while a state goes from group to group.
+        group = 2 ** round(math.log2(_ENOUGH / programs(32)))
+        return Plan(32, 512, parts=2, group=min(max(group, 4), 16))
+    line = _LINE // like.dtype.itemsize
+    if programs(32) >= _ENOUGH:
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
+    if programs(line) >= _ENOUGH // 2:
+        return Plan(line, 384)
     lanes = 32 if channels <= 32 else 64
     return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))
 
@@ -94,6 +101,7 @@ class Grid:
         chunks: Parts of the time axis, each of a program of its own.
         tile: Steps that are read together.
         parts: Tiles that a program takes side by side; if they are more than one, they are its chunk.
+        group: Chunks of a group, where programs look back.
     """
 
     time: int
@@ -102,6 +110,7 @@ class Grid:
     chunks: int
     tile: int
     parts: int = 1
+    group: int = 1
 
     @staticmethod
     def of(plan: Plan, time: int, channels: int, bytes_of_a_step: int) -> Grid:
@@ -110,7 +119,7 @@ class Grid:
         most = _UNIT if on_cuda() else 8
         tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
         chunks = plan.chunks if plan.parts == 1 else pl.cdiv(time, plan.parts * tile)
-        return Grid(time, channels, plan.lanes, chunks, tile, plan.parts)
+        return Grid(time, channels, plan.lanes, chunks, tile, plan.parts, plan.group)
 
     @property
     def blocks(self) -> int:

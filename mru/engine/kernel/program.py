@@ -111,24 +111,39 @@ class Program:
         number = jnp.minimum(number, last) if may_exceed else number
         return last - number if self.reverse else number
 
-    def read(self, number: Array) -> Any:
-        """What a step reads."""
-        pairs = zip(self.moving, self.constants, strict=True)
+    def words(self, i: Any) -> list[list[Array]]:
+        """What each step of a tile reads of its own."""
+        # All are read before the first is used: this is what keeps many loads under way.
+        return [self._words_of_step(number) for number in self._numbers(i)]
+
+    def _words_of_step(self, number: Array) -> list[Array]:
         t = self.time_of(number, not self.grid.whole)
-        now = jax.tree.unflatten(
-            self.structure, [self.load(ref, self.sequence, t) if c is None else c for ref, c in pairs]
-        )
+        found = [
+            self.load(ref, self.sequence, t) for ref, c in zip(self.moving, self.constants, strict=True) if c is None
+        ]
+        if self.ahead is None:
+            return found
+        return found + jax.tree.leaves(self.rows(self.ahead[0], self.sequence, self.time_of(number + 1, True)))
+
+    def steps(self, i: Any, words: list[list[Array]]) -> list[tuple[Array, Any]]:
+        """The steps of a tile, in order: the number of each, and what it reads, given what it reads of its own."""
+        return [(number, self._read(number, found)) for number, found in zip(self._numbers(i), words, strict=True)]
+
+    def _read(self, number: Array, words: list[Array]) -> Any:
+        rest = iter(words)
+        now = jax.tree.unflatten(self.structure, [next(rest) if c is None else c for c in self.constants])
         if self.ahead is None:
             return now
         further, last = self.ahead
         at_end = number >= self.grid.time - 1
-        return now, select(at_end, last, self.rows(further, self.sequence, self.time_of(number + 1, True)))
+        return now, select(at_end, last, jax.tree.unflatten(jax.tree.structure(further), list(rest)))
 
     def tile(self, i: Any) -> list[tuple[Array, Any]]:
-        """The steps of a tile, in order: the number of each, and what it reads."""
-        numbers = [i * self.grid.tile + u for u in range(self.grid.tile)]
-        # All are read before the first is used: this is what keeps many loads under way.
-        return list(zip(numbers, map(self.read, numbers), strict=True))
+        """Read a tile: its steps."""
+        return self.steps(i, self.words(i))
+
+    def _numbers(self, i: Any) -> list[Array]:
+        return [i * self.grid.tile + u for u in range(self.grid.tile)]
 
     def take(self, steps: list[tuple[Array, Any]], carry: Any) -> Any:
         """Take steps one after the other, and write what they result in: the carry after them."""

@@ -19,6 +19,7 @@ side, once it knows what each starts from; see `mru.engine.kernel.look_back`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,7 @@ def walk(
 
     first = split(jax.tree.map(lambda x: jax.ShapeDtypeStruct((grid.lanes,), x.dtype), start))
     state, sums = jax.eval_shape(begin, first)
-    board = None if build is None else look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state)
+    board = None if build is None else look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state, grid.group)
     blank = () if board is None else board.blank(batch, grid.chunks, grid.channels)
     last = written(state, grid.chunks) if board is None else None  # else it is on the board
 
@@ -94,7 +95,7 @@ def walk(
         else:
             place = grid.first_tile(program.chunk) + program.part
             steps = program.tile(place)
-            maps = _maps_of_tiles(program, build, steps, look_back.identity(board.maps, program.rows_shape))
+            maps = functools.partial(_maps_of_tiles, program, build, steps, board)
             found = board.starts(program, published, maps, program.rows(start, program.sequence))
             carry = program.take(steps, begin(found))
         program.put(all_sums, carry[1], place)
@@ -153,8 +154,9 @@ def _launch(
     return jax.tree.unflatten(results_tree, complexes.call(call, given, like))
 
 
-def _maps_of_tiles(program: Program, build: Any, steps: list[tuple[Array, Any]], maps: Any) -> Any:
-    """The maps of all steps of each tile as one, after those given."""
+def _maps_of_tiles(program: Program, build: Any, steps: list[tuple[Array, Any]], board: look_back.Board) -> Any:
+    """The maps of all steps of each tile as one."""
+    maps = look_back.identity(board.maps, program.rows_shape)
     for number, now in steps:
         maps = program.if_it_exists(number, look_back.compose(build(now, program.fixed), maps), maps)
     return maps
@@ -164,7 +166,13 @@ def _through(program: Program, carry: Any, reaches: Callable[[Any], Array] | Non
     """Go through a chunk, tile by tile."""
     begin, end = program.grid.first_tile(program.chunk), program.grid.first_tile(program.chunk + 1)
     if reaches is None:
-        return jax.lax.fori_loop(begin, end, lambda i, carry: program.take(program.tile(i), carry), carry)
+
+        def on(i: Array, held: Any) -> Any:
+            words, carry = held
+            following = program.words(jnp.minimum(i + 1, end - 1))  # while this one is taken
+            return following, program.take(program.steps(i, words), carry)
+
+        return jax.lax.fori_loop(begin, end, on, (program.words(begin), carry))[1]
 
     def goes_on(state: Any) -> Array:
         where = reaches(state[1][0]) if program.inside is None else reaches(state[1][0]) & program.inside
