@@ -81,10 +81,14 @@ def _in_parts(x: Array, y: Array, dimensions: Any, precision: Any) -> Array:
 class Linear(nnx.Linear):
     """`nnx.Linear` that multiplies in its dtype, and accumulates and adds the bias in at least float32."""
 
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        """Map (..., D) to (..., N)."""
+    def __call__(self, x: Array, factor: Array | None = None) -> Array:
+        """Map (..., D) to (..., N), with a factor (D,) on x that is multiplied into the weights, which are fewer."""
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel[...].dtype)
-        x, kernel = x.astype(dtype), self.kernel[...].astype(dtype)
+        kernel = self.kernel[...]
+        if factor is not None:
+            wide = jnp.promote_types(dtype, kernel.dtype)
+            kernel = factor.astype(wide)[:, None] * kernel.astype(wide)
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
         if x.ndim > 2:  # of whole sequences, XLA would join all products of x, only to copy their results apart again
             x, kernel = jax.lax.optimization_barrier((x, kernel))
         y = accumulated(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), None)

@@ -63,4 +63,4 @@ class BMRU(ScanCell, name="bmru"):
 
     def readout(self, h: Array, x: Array) -> Array:
         """W_o (alpha h) + b_o."""
-        return self.out(self.alpha[...] * h)
+        return self.out(h, self.alpha[...])

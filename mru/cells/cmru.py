@@ -56,4 +56,4 @@ class CMRU(ScanCell, name="cmru"):
 
     def readout(self, h: Array, x: Array) -> Array:
         """W_o (alpha h) + b_o."""
-        return self.out(self.alpha[...] * h)
+        return self.out(h, self.alpha[...])

@@ -58,4 +58,4 @@ class PMRU(ScanCell, name="pmru"):
 
     def readout(self, h: Array, x: Array) -> Array:
         """W_o (alpha h) + b_o."""
-        return self.out(self.alpha[...] * h)
+        return self.out(h, self.alpha[...])

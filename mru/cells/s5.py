@@ -175,8 +175,12 @@ class S5(ScanCell, name="s5"):
             steps = jnp.asarray(steps)
             if steps.shape != x.shape[:-1] or not jnp.issubdtype(steps.dtype, jnp.floating):
                 raise ValueError(f"steps must be floating point {x.shape[:-1]}, got {steps.dtype} {steps.shape}")
-        a, scale = self.discretize(steps, jnp.promote_types(x.dtype, jnp.float32))
-        return Affine(a, scale * complex_in(x, self.b[...], self.dtype))
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        a, scale = self.discretize(steps, dtype)
+        if steps is not None:
+            return Affine(a, scale * complex_in(x, self.b[...], self.dtype))
+        b = scale * jax.lax.complex(*self.b[...].astype(dtype).swapaxes(0, 1))  # (D, N), of which there are fewer
+        return Affine(a, complex_in(x, jnp.stack([b.real, b.imag], 1), self.dtype))
 
     def readout(self, h: Array, x: Array) -> Array:
         """2 Re(C h) + d x, or Re(C h) + d x without conjugate symmetry."""
