@@ -99,7 +99,7 @@ def step_of(model: mru.SequenceModel, x: jax.Array) -> tuple[Callable, tuple]:
 
     def step(params, state, x, targets):
         def loss(params):
-            logits, _ = nnx.merge(graphdef, params, rest)(x)
+            logits, _ = nnx.merge(graphdef, params, rest)(x, rngs=nnx.Rngs(dropout=0))
             return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
         updates, state = transform.update(jax.grad(loss)(params), state, params)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -17,8 +18,9 @@ from mru.cells import Cell, State
 from mru.cells._base import as_rngs
 from mru.cells._convolution import CausalConvolution, check_steps_seen
 from mru.cells._linear import product
+from mru.model import row_kernels
 from mru.model.activations import Activation
-from mru.model.norms import make_norm, normed
+from mru.model.norms import kept_and_normed, make_norm, normed
 
 
 class GatedMLP(nnx.Module):
@@ -28,9 +30,27 @@ class GatedMLP(nnx.Module):
         layer = functools.partial(nnx.Linear, dtype=dtype, dot_general=product, rngs=rngs)
         self.gate, self.value, self.out = layer(width, hidden), layer(width, hidden), layer(hidden, width)
 
-    def __call__(self, x: Array) -> Array:
-        """Map (..., D) to (..., D)."""
-        return self.out(nnx.silu(self.gate(x)) * self.value(x))
+    def __call__(self, x: Array, again: Array | None = None, training: bool = False) -> Array:
+        """Map (..., D) to (..., D).
+
+        Args:
+            x: What the gate reads.
+            again: The same for W_v, if it has a cotangent of its own.
+            training: Whether derivatives may have reverse mode only: on GPUs they are a kernel then.
+        """
+        again = x if again is None else again
+        dtype = self.gate.dtype or jnp.promote_types(x.dtype, self.gate.kernel[...].dtype)
+        hidden = self.gate.out_features
+        if not training or row_kernels.obstacle((*x.shape[:-1], hidden), dtype) is not None:
+            return self.out(nnx.silu(self.gate(x)) * self.value(again))
+        # XLA would join the two products, only to copy their results apart again.
+        x, again = jax.lax.optimization_barrier((x.astype(dtype), again.astype(dtype)))
+        gate, value = (
+            product(y, layer.kernel[...].astype(dtype), (((x.ndim - 1,), (0,)), ((), ())))
+            for y, layer in ((x, self.gate), (again, self.value))
+        )
+        biases = (layer.bias[...] for layer in (self.gate, self.value) if layer.bias is not None)
+        return self.out(row_kernels.gated(gate, value, *biases))
 
 
 class SequenceBlock(nnx.Module):
@@ -122,7 +142,7 @@ class SequenceBlock(nnx.Module):
         Returns:
             (..., T, D), and the states after the last step.
         """
-        inside = normed(self.norm, x, real, rngs is not None) if self.prenorm else x
+        x, inside = kept_and_normed(self.norm, x, 1, real, rngs is not None) if self.prenorm else (x, x)
         outs, new_states, after = [], [], []
         if self.conv is not None:
             states, seen = states[:-1], states[-1]
@@ -157,8 +177,8 @@ class SequenceBlock(nnx.Module):
             x = normed(self.norm, x, real, training)
         if self.mlp is None or self.mlp_norm is None:
             return x
-        inside = normed(self.mlp_norm, x, real, training) if self.prenorm else x
-        x = x + self.dropout(self.mlp(inside), deterministic=not training, rngs=rngs)
+        x, inside, again = kept_and_normed(self.mlp_norm, x, 2, real, training) if self.prenorm else (x, x, x)
+        x = x + self.dropout(self.mlp(inside, again, training), deterministic=not training, rngs=rngs)
         return x if self.prenorm else normed(self.mlp_norm, x, real, training)
 
 

@@ -10,6 +10,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from mru.model import row_kernels
+
 # Share of the running statistics that a train step keeps, as S5 was trained, and what is added to a variance.
 _MOMENTUM, _EPSILON = 0.95, 1e-5
 
@@ -84,3 +86,18 @@ def normed(norm: Norm, x: Array, real: Array | None = None, training: bool = Fal
         training: Whether batch norm takes the statistics of this batch, and moves its running ones.
     """
     return norm(x, real, training) if isinstance(norm, BatchNorm) else norm(x)
+
+
+def kept_and_normed(norm: Norm, x: Array, uses: int, real: Array | None, training: bool) -> tuple[Array, ...]:
+    """x as it is, for the residual path, and what a norm makes of it, for each of its uses once.
+
+    Args:
+        norm: Norm.
+        x: (..., T, D).
+        uses: How many there are. On GPUs their cotangents and that of x are added within one kernel.
+        real: See `normed`.
+        training: See `normed`. Only then is that kernel used, which has reverse mode only.
+    """
+    if training and not isinstance(norm, BatchNorm) and row_kernels.obstacle(x.shape, x.dtype) is None:
+        return row_kernels.kept_and_normed(norm, x, uses)
+    return x, *[normed(norm, x, real, training)] * uses
