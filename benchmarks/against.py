@@ -29,11 +29,10 @@ HERE = pathlib.Path(__file__).resolve().parent.parent
 def measured_in(checkout: pathlib.Path, programs: str) -> list[dict[str, Any]]:
     """What `benchmarks/checkout_steps.py` finds of a checkout."""
     paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "JAX_COMPILATION_CACHE_DIR": programs,  # so that only the first round compiles
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    cache = {"JAX_COMPILATION_CACHE_DIR": programs}  # so that only the first round compiles; the user's own, if set
+    env = cache | os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
     command = [sys.executable, "-P", str(HERE / "benchmarks/checkout_steps.py")]
     done = subprocess.run(command, env=env, cwd=checkout, text=True, stdout=subprocess.PIPE)
     if done.returncode:

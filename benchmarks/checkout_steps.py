@@ -1,6 +1,7 @@
 """Training steps of the checkout whose code is on the path: a process of `benchmarks.against`, which prints JSON.
 
-It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`.
+It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`, and
+`mru.training.devices.graph_options` where there is such a function.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from benchmarks.train import training
+from mru.training import devices
 
 # Batch and width, training steps of a call, cells and dtypes.
 SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
@@ -25,6 +27,9 @@ SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
 def measured() -> list[dict[str, Any]]:
     """Each model: seconds of a step, and bytes of temporary memory."""
     batch, width, steps, cells, dtypes = SETTINGS[jax.default_backend()]
+    # Those that its train steps are compiled with; the first checkouts have none.
+    options_of = getattr(devices, "graph_options", lambda mesh: {})
+    options = options_of(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
     found = []
     for name, dtype in itertools.product(cells, dtypes):
         step, (params, state, *data) = training(name, batch, 784, width, 1, 10, dtype)
@@ -32,8 +37,7 @@ def measured() -> list[dict[str, Any]]:
         def many(params, state, *data, step=step):
             return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, *data), (params, state))
 
-        temporary = jax.jit(step).lower(params, state, *data).compile().memory_analysis().temp_size_in_bytes
-        program = jax.jit(many).lower(params, state, *data).compile()
+        program = jax.jit(many).lower(params, state, *data).compile(compiler_options=options)
         jax.block_until_ready(program(params, state, *data))
         times = []
         for _ in range(3):
@@ -41,6 +45,7 @@ def measured() -> list[dict[str, Any]]:
             jax.block_until_ready(program(params, state, *data))
             times.append((time.perf_counter() - began) / steps)
         at = {"name": name, "dtype": dtype, "batch": batch, "length": 784, "width": width}
+        temporary = program.memory_analysis().temp_size_in_bytes
         found.append(at | {"seconds": statistics.median(times), "temporary_bytes": temporary})
     return found
 

@@ -120,3 +120,23 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, P(*[None] * (x.ndim - 1), "model") if split else P())
 
     return jax.tree.map(sharding, tree)
+
+
+def graph_options(mesh: Mesh) -> dict[str, str | bool]:
+    """XLA's compiler options for train steps: on one NVIDIA GPU all steps of a call are one CUDA graph.
+
+    Steps have hundreds of small kernels, such as those of the optimiser. In the graph they run side by side where none
+    needs another's results, and none waits to be launched. Several devices communicate, which is left as XLA has it,
+    as is what XLA_FLAGS say of command buffers, XLA's name for such graphs, and an XLA that does not know the options.
+    """
+    if mesh.size > 1 or mesh.devices.flat[0].platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    options: dict[str, str | bool] = {
+        "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE",
+    }
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options

@@ -1,7 +1,9 @@
 import os
 import platform
+import types
 
 import jax
+import numpy as np
 import pytest
 from train_helpers import config_file, main
 
@@ -41,3 +43,30 @@ def test_a_run_sets_it_before_it_asks_for_a_device(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "start_processes", None)
     with pytest.raises(Reached):
         main("--config", config_file(tmp_path), "--train.deterministic", "true")
+
+
+def test_train_steps_on_one_gpu_are_one_graph(monkeypatch):
+    """XLA takes the options; several devices, other platforms, and a user's own word on them are left alone."""
+
+    def mesh(platform, size=1):
+        return types.SimpleNamespace(size=size, devices=np.full(size, types.SimpleNamespace(platform=platform)))
+
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    options = devices.graph_options(mesh("gpu"))
+    assert options["xla_gpu_command_buffer_scheduling_mode"] == "CONCURRENT"
+    assert "WHILE" in options["xla_gpu_enable_command_buffer"].split(",")
+    assert devices.graph_options(mesh("cpu")) == devices.graph_options(mesh("gpu", 2)) == {}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
+    assert devices.graph_options(mesh("gpu")) == {}
+
+
+def test_an_xla_without_these_options_compiles_as_it_does(monkeypatch):
+    one_gpu = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    plain = jax.stages.Lowered.compile
+
+    def without(self, compiler_options=None):
+        return plain(self, {name + "_of_old": value for name, value in compiler_options.items()})
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", without)
+    assert devices.graph_options(one_gpu) == {}
