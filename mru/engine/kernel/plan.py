@@ -17,8 +17,9 @@ from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
-_ENOUGH = 512  # ... with these a single walk does, or with half as many that read more ahead; chunks are read twice.
-_LINE = 128  # bytes that memory reads at once
+_ENOUGH = 512  # ... as do so many of a single walk, whose programs read further ahead; chunks are read twice.
+_ALMOST = 384  # Measured: 400 such programs are faster than chunks, 256 slower.
+_LINE = 128  # Bytes that memory reads at once.
 _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
 _MOST = 65_535  # programs along any axis of a grid but the first
 
@@ -79,7 +80,7 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     line = _LINE // like.dtype.itemsize
     if programs(32) >= _ENOUGH:
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
-    if programs(line) >= _ENOUGH // 2:
+    if programs(line) >= _ALMOST:
         return Plan(line, 384)
     lanes = 32 if channels <= 32 else 64
     return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))

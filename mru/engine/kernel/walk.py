@@ -165,6 +165,8 @@ def _maps_of_tiles(program: Program, build: Any, steps: list[tuple[Array, Any]],
 def _through(program: Program, carry: Any, reaches: Callable[[Any], Array] | None) -> Any:
     """Go through a chunk, tile by tile."""
     begin, end = program.grid.first_tile(program.chunk), program.grid.first_tile(program.chunk + 1)
+    if reaches is None and program.grid.chunks > 1:  # then there are enough other programs that read meanwhile
+        return jax.lax.fori_loop(begin, end, lambda i, carry: program.take(program.tile(i), carry), carry)
     if reaches is None:
 
         def on(i: Array, held: Any) -> Any:
