@@ -101,7 +101,7 @@ class LRU(ScanCell, name="lru"):
 
     def readout(self, h: Array, x: Array) -> Array:
         """Re(C h) + d x."""
-        return real_out(h, self.c[...], self.dtype) + self.d[...] * x
+        return real_out(h, self.c[...], self.dtype).astype(x.dtype) + self.d[...].astype(x.dtype) * x
 
 
 def _smallest_decay(dtype: DTypeLike) -> float:

@@ -184,7 +184,9 @@ class S5(ScanCell, name="s5"):
 
     def readout(self, h: Array, x: Array) -> Array:
         """2 Re(C h) + d x, or Re(C h) + d x without conjugate symmetry."""
-        return self.readout_scale * real_out(h, self.c[...], self.dtype) + self.d[...] * x
+        return (
+            self.readout_scale * real_out(h, self.c[...], self.dtype).astype(x.dtype) + self.d[...].astype(x.dtype) * x
+        )
 
 
 class BidirectionalS5(S5):
