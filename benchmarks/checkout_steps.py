@@ -1,7 +1,7 @@
 """Training steps of the checkout whose code is on the path: a process of `benchmarks.against`, which prints JSON.
 
 It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`, and
-`mru.training.devices.graph_options` where there is such a function.
+`mru.training.devices.compiled`, by which its train steps are compiled, where there is such a function.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
 def measured() -> list[dict[str, Any]]:
     """Each model: seconds of a step, and bytes of temporary memory."""
     batch, width, steps, cells, dtypes = SETTINGS[jax.default_backend()]
-    # Those that its train steps are compiled with; the first checkouts have none.
-    options_of = getattr(devices, "graph_options", lambda mesh: {})
-    options = options_of(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    compiled = getattr(devices, "compiled", lambda lowered, mesh: lowered.compile())
     found = []
     for name, dtype in itertools.product(cells, dtypes):
         step, (params, state, *data) = training(name, batch, 784, width, 1, 10, dtype)
@@ -37,7 +36,7 @@ def measured() -> list[dict[str, Any]]:
         def many(params, state, *data, step=step):
             return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, *data), (params, state))
 
-        program = jax.jit(many).lower(params, state, *data).compile(compiler_options=options)
+        program = compiled(jax.jit(many).lower(params, state, *data), mesh)
         jax.block_until_ready(program(params, state, *data))
         times = []
         for _ in range(3):

@@ -22,7 +22,7 @@ import numpy as np
 from mru.training import means, streaming
 from mru.training.batches import evaluation_batches, train_batches
 from mru.training.config import Config
-from mru.training.devices import graph_options
+from mru.training.devices import compiled
 from mru.training.estimate import RETENTION_ROWS
 from mru.training.log import require_finite
 from mru.training.messages import RunFailed, UserError, compiling, say
@@ -159,7 +159,7 @@ class Together:
             batch = next(batches)
             with compiling(f"the train step of {len(self.standings)} runs"), clock.compiling():
                 lowered = jax.jit(self.steps, donate_argnums=1).lower(self.own, states, batch)
-                program = lowered.compile(compiler_options=graph_options(self.trainer.mesh))
+                program = compiled(lowered, self.trainer.mesh)
             clock.start()
             for step in range(dispatch, train.steps + 1, dispatch):
                 states, found = program(self.own, states, batch)

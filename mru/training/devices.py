@@ -122,21 +122,29 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def graph_options(mesh: Mesh) -> dict[str, str | bool]:
-    """XLA's compiler options for train steps: on one NVIDIA GPU all steps of a call are one CUDA graph.
+def compiled(lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
+    """A program of many train steps, compiled: on one NVIDIA GPU it is one CUDA graph.
 
     Steps have hundreds of small kernels, such as those of the optimiser. In the graph they run side by side where none
-    needs another's results, and none waits to be launched. Several devices communicate, which is left as XLA has it,
-    as is what XLA_FLAGS say of command buffers, XLA's name for such graphs, and an XLA that does not know the options.
+    needs another's results, and none waits to be launched. What runs side by side does not share memory: where this
+    takes more than half of a GPU's, the program is compiled without. Several devices communicate, which is left as XLA
+    has it, as is what XLA_FLAGS say of command buffers, XLA's name for such graphs.
     """
-    if mesh.size > 1 or mesh.devices.flat[0].platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
-        return {}
-    options: dict[str, str | bool] = {
-        "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
-        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE",
-    }
+    device = mesh.devices.flat[0]
+    if mesh.size > 1 or device.platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
+        return lowered.compile()
     try:
-        jax.jit(lambda: 0).lower().compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        program = lowered.compile(
+            compiler_options={
+                "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+                "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE",
+            }
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if "xla_gpu" in str(error):  # an XLA that has one of these options no more
+            return lowered.compile()
+        raise
+    temporary, memory = program.memory_analysis(), device.memory_stats()
+    if temporary and memory and temporary.temp_size_in_bytes > memory["bytes_limit"] / 2:
+        return lowered.compile()
+    return program

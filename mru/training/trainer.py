@@ -20,7 +20,7 @@ from mru.model import quantized
 from mru.training import alignment, inside, means, optimizer, schedules, streaming
 from mru.training.batches import evaluation_batches
 from mru.training.config import Config
-from mru.training.devices import graph_options, parameter_shardings
+from mru.training.devices import compiled, parameter_shardings
 from mru.training.estimate import RETENTION_ROWS
 from mru.training.messages import UserError, compiling
 from mru.training.seed_and_rate import SeedAndRate
@@ -165,7 +165,7 @@ class Trainer:
         )
         # `mru.scan` looks in the mesh for the axis `seq`.
         with compiling("the train step"), jax.set_mesh(self.mesh):
-            return many.lower(state, batches).compile(compiler_options=graph_options(self.mesh))
+            return compiled(many.lower(state, batches), self.mesh)
 
     def place(self, batch: Mapping[str, np.ndarray], axis: int) -> dict[str, jax.Array]:
         """A batch on the mesh, split over `data` and, along its time axis, `seq`; each process gives its part.
