@@ -116,22 +116,31 @@ def test_the_tables_of_speed_are_what_was_measured():
 
 
 def test_the_tables_of_speed_on_a_gpu_are_what_was_measured():
-    rows = measured("scan-gpu-one-pass.json", [8, 16384, 512])
+    rows = measured("scan-gpu-one-pass.json", [8, 16384, 512]) | measured("affine-gpu.json", [8, 16384, 512])
     table = re.findall(r"^\| (.*) \| (.* ms) \| (.* x) \| (.* MiB) \|$", README, re.M)
     assert len(table) == len({operator for operator, _ in rows})
     for operator, *shown in table:
         ours = rows[operator, "mru auto"]
         assert shown == [milliseconds(ours, 2), f"{1 / ours['roofline']:.2f} x", mebibytes(ours)]
-    every = json.loads((ROOT / "results/benchmarks/scan-gpu-one-pass.json").read_text())["rows"]
-    spread = {
-        (r["method"], r["pass"], *r["shape"]): "{1:.2f} ({0:.2f} to {2:.2f})".format(*r["times_ours"])
-        for r in every
-        if r["operator"] == "affine"
-    }
-    table = re.findall(r"^\| (accelerated-scan.*|fla.*) \| (\w+) \| (.*\)) \| (.*\)) \|$", README, re.M)
+    shapes = [8, 16384, 512], [32, 1024, 512], [1, 65536, 256]
+    table = re.findall(r"^\| (accelerated-scan.*|fla.*) \| (\w+) \| (.*) \| (.*) \| (.*) \|$", README, re.M)
     assert len(table) == 4
     for rival, which, *shown in table:
-        assert shown == [spread[rival, which, *shape] for shape in ((8, 16384, 512), (32, 1024, 512))]
+        file = "affine-gpu.json" if rival.startswith("accelerated-scan") else "scan-gpu-one-pass.json"
+        every = json.loads((ROOT / "results/benchmarks" / file).read_text())["rows"]
+        spread = {tuple(r["shape"]): r["times_ours"] for r in every if (r["method"], r["pass"]) == (rival, which)}
+        texts = ["{1:.2f} ({0:.2f} to {2:.2f})".format(*spread.get(tuple(shape), [0, 0, 0])) for shape in shapes]
+        assert shown == [text.replace("0.00 (0.00 to 0.00)", "not measured") for text in texts]
+
+
+def test_the_table_of_steps_against_another_commit_is_what_was_measured():
+    rows = json.loads((ROOT / "results/benchmarks/against-gpu.json").read_text())["rows"]
+    table = re.findall(r"^\| (\w+), (\w+) \| (\d+) \| (.*\)) \| (.* MiB) \| (.* MiB) \|$", README, re.M)
+    for row, (name, dtype, rate, faster, *memory) in zip(rows, table, strict=True):
+        assert (name, dtype) == (row["name"].upper(), row["dtype"])
+        assert rate == f"{row['steps_per_second']:.0f}"
+        assert faster == "{1:.2f} ({0:.2f} to {2:.2f})".format(*row["times_faster"])
+        assert memory == [f"{row[key] / 2**20:,.0f} MiB" for key in ("temporary_bytes", "temporary_bytes_before")]
 
 
 def test_what_associative_scan_takes_is_what_was_measured():
