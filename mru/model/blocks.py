@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -193,24 +193,55 @@ def rematerialised(
     """`block(x, states, reset, rngs, real=real)`, computed again in the backward pass instead of stored."""
     graphdef, variables = nnx.split(block)
 
-    # `jax.checkpoint` wants a pure function: the block's variables and a key go in, what batch norm moves comes out.
+    # A pure function is wanted: variables and a random stream go in, and what training moves comes out.
     def run(
-        variables: Any,
         x: Array,
+        variables: Any,
         states: tuple[State | None, ...],
         reset: Array | None,
-        key: Array | None,
         real: Array | None,
+        stream: tuple[Array, Array] | None,
     ) -> tuple[Array, tuple[State, ...], Any]:
-        rngs, block = None if key is None else nnx.Rngs(dropout=key), nnx.merge(graphdef, variables)
+        block, rngs = nnx.merge(graphdef, jax.tree.map(lambda x: x, variables)), None
+        if stream is not None:
+            key, count = stream
+            rngs = nnx.Rngs(dropout=key)
+            rngs.dropout.count = nnx.RngCount(jnp.asarray(count), tag="dropout")
         x, states = block(x, states, reset, rngs, real=real)
-        return x, states, None if key is None else nnx.state(block, nnx.BatchStat)
+        return x, states, None if rngs is None else (nnx.state(block, nnx.BatchStat), rngs.dropout.count[...])
 
-    key = None if rngs is None else rngs.dropout()
-    x, states, statistics = jax.checkpoint(run)(variables, x, states, reset, key, real)
-    if statistics is not None:
-        nnx.update(block, statistics)
+    if rngs is None:
+        x, states, _ = jax.checkpoint(run)(x, variables, states, reset, real, None)
+        return x, states
+    stream = rngs.dropout.key[...], jnp.asarray(rngs.dropout.count[...])
+    x, states, (statistics, count) = _computed_again(run, x, variables, states, reset, real, stream)
+    nnx.update(block, statistics)
+    rngs.dropout.count[...] = count  # so that the same masks are drawn as by the block itself
     return x, states
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _computed_again(run: Callable[..., Any], x: Array, *rest: Any) -> Any:
+    """run(x, *rest), whose derivative computes it again, not before it has the cotangent of the first result.
+
+    With `jax.checkpoint`, XLA's scheduler for CPUs computes again as early as it can, and saves next to no memory.
+    """
+    return run(x, *rest)
+
+
+def _computed_again_forward(run: Callable[..., Any], x: Array, *rest: Any) -> Any:
+    return run(x, *rest), (x, rest)
+
+
+def _computed_again_backward(run: Callable[..., Any], residuals: Any, cotangents: Any) -> Any:
+    x, rest = residuals
+    # Zeros, which XLA does not know.
+    bits = jax.lax.bitcast_convert_type(cotangents[0].astype(jnp.float32), jnp.int32)
+    zeros = jnp.minimum(bits & jnp.iinfo(jnp.int32).max, 0)
+    return jax.vjp(run, x + zeros.astype(x.dtype), *rest)[1](cotangents)
+
+
+_computed_again.defvjp(_computed_again_forward, _computed_again_backward)
 
 
 def _sum(outs: Sequence[Array]) -> Array:
