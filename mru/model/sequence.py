@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -74,7 +73,7 @@ class SequenceModel(nnx.Module):
         conv: int = 0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         method: str = "auto",
-        remat: bool | None = None,
+        remat: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs | int,
     ):
@@ -105,8 +104,7 @@ class SequenceModel(nnx.Module):
                 a bidirectional model it looks back alone.
             options: Further arguments of the cells by registry name, such as {"s5": {"discretization": "bilinear"}}.
             method: Method of `mru.scan`; of one kind of cell by its options, such as {"brc": {"method": "newton"}}.
-            remat: Recompute the blocks in the backward pass instead of storing what is inside them. None: where a model
-                trains on a CPU, which is as fast then, in half the memory.
+            remat: Recompute the blocks in the backward pass instead of storing what is inside them.
             dtype: Dtype of the computation, such as "bfloat16"; parameters, states and logits stay float32. If None,
                 that of the inputs and parameters, promoted: float64 inputs are computed with in float64.
             rngs: Source of the initial parameters, or a seed.
@@ -190,12 +188,11 @@ class SequenceModel(nnx.Module):
         segments = Segments.of(state.position, time, reset=reset, lengths=lengths, bidirectional=self.bidirectional)
         rngs = None if rngs is None else as_rngs(rngs)
         x = self._encode(segments.blank_padding(jnp.asarray(x)), segments.position)
-        again = rngs is not None and jax.default_backend() == "cpu" if self.remat is None else self.remat
         cells = []
         for number, (block, states) in enumerate(zip(self.blocks, state.cells, strict=True)):
             if begins:  # a cell may have less to do where it knows that nothing was before
                 states = (None,) * len(states)
-            if again and capture is None:
+            if self.remat and capture is None:
                 x, states = rematerialised(block, x, states, segments.reset, rngs, segments.real)
             else:
                 inner: dict[str, Array] = {}

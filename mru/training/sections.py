@@ -44,7 +44,7 @@ class ModelConfig(Section):
         options: Further arguments of cells by registry name, such as {s5: {discretization: bilinear}}.
         dtype: Precision (dtype) of the computation; parameters and states are float32 in any case.
         method: Method of mru.scan; of one kind of cell by its options, such as {brc: {method: newton}}.
-        remat: Recompute blocks in the backward pass, not store what is inside; null: on a CPU, where it is as fast.
+        remat: Recompute blocks in the backward pass instead of storing what is inside them.
     """
 
     section: ClassVar[str] = "model"
@@ -66,7 +66,7 @@ class ModelConfig(Section):
     options: dict[str, dict[str, Plain]] = dataclasses.field(default_factory=dict)
     dtype: Literal["float32", "bfloat16"] = "float32"
     method: Literal["auto", "sequential", "associative"] = "auto"
-    remat: bool | None = None
+    remat: bool = False
 
     @property
     def blocks(self) -> list[str]:

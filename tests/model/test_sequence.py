@@ -350,21 +350,18 @@ def test_remat_changes_no_number(cells, rngs):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's scheduler for CPUs")
 def test_remat_takes_less_than_half_the_memory():
-    """Without being asked for, where a model trains on a CPU."""
+    """In training on a CPU, where XLA would compute again as early as it can."""
     x = features(4, 256)
 
-    def temporary(remat, rngs):
+    def temporary(remat):
         graphdef, params, rest = nnx.split(make(remat=remat, cells=("lru",) * 4), nnx.Param, ...)
 
         def loss(params):
-            return (nnx.merge(graphdef, params, rest)(x, rngs=rngs)[0] ** 2).sum()
+            return (nnx.merge(graphdef, params, rest)(x, rngs=0)[0] ** 2).sum()
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    stored, again = temporary(False, 0), temporary(True, 0)
-    assert again < stored / 2
-    assert temporary(None, 0) == again
-    assert temporary(None, None) > again
+    assert temporary(True) < temporary(False) / 2
 
 
 def test_bfloat16_is_close_to_float32_and_keeps_the_parameters():
