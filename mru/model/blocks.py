@@ -30,15 +30,14 @@ class GatedMLP(nnx.Module):
         layer = functools.partial(nnx.Linear, dtype=dtype, dot_general=product, rngs=rngs)
         self.gate, self.value, self.out = layer(width, hidden), layer(width, hidden), layer(hidden, width)
 
-    def __call__(self, x: Array, again: Array | None = None, training: bool = False) -> Array:
+    def __call__(self, x: Array, again: Array, training: bool) -> Array:
         """Map (..., D) to (..., D).
 
         Args:
-            x: What the gate reads.
-            again: The same for W_v, if it has a cotangent of its own.
+            x: What W_g multiplies.
+            again: The same, for W_v, so that each of the two has a cotangent of its own.
             training: Whether derivatives may have reverse mode only: on GPUs they are a kernel then.
         """
-        again = x if again is None else again
         dtype = self.gate.dtype or jnp.promote_types(x.dtype, self.gate.kernel[...].dtype)
         hidden = self.gate.out_features
         if not training or row_kernels.obstacle((*x.shape[:-1], hidden), dtype) is not None:
@@ -202,6 +201,7 @@ def rematerialised(
         real: Array | None,
         stream: tuple[Array, Array] | None,
     ) -> tuple[Array, tuple[State, ...], Any]:
+        # Made anew, as a merge shares the variables that it is given, and batch norm moves them.
         block, rngs = nnx.merge(graphdef, jax.tree.map(lambda x: x, variables)), None
         if stream is not None:
             key, count = stream

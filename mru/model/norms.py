@@ -99,5 +99,5 @@ def kept_and_normed(norm: Norm, x: Array, uses: int, real: Array | None, trainin
         training: See `normed`. Only then is that kernel used, which has reverse mode only.
     """
     if training and not isinstance(norm, BatchNorm) and row_kernels.obstacle(x.shape, x.dtype) is None:
-        return row_kernels.kept_and_normed(norm, x, uses)
+        return row_kernels.with_pullback(norm, x, uses)
     return x, *[normed(norm, x, real, training)] * uses

@@ -43,7 +43,7 @@ def obstacle(shape: tuple[int, ...], dtype: DTypeLike) -> str | None:
     return backend.obstacle()
 
 
-def kept_and_normed(norm: nnx.LayerNorm | nnx.RMSNorm, x: Array, uses: int) -> tuple[Array, ...]:
+def with_pullback(norm: nnx.LayerNorm | nnx.RMSNorm, x: Array, uses: int) -> tuple[Array, ...]:
     """x (..., D) as it is, and normalised, for each use once: the cotangents of all are added in one kernel."""
     scale, bias = norm.scale, norm.bias if isinstance(norm, nnx.LayerNorm) else None
     assert scale is not None
