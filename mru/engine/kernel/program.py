@@ -111,12 +111,12 @@ class Program:
         number = jnp.minimum(number, last) if may_exceed else number
         return last - number if self.reverse else number
 
-    def words(self, i: Any) -> list[list[Array]]:
+    def loads(self, i: Any) -> list[list[Array]]:
         """What each step of a tile reads of its own."""
         # All are read before the first is used: this is what keeps many loads under way.
-        return [self._words_of_step(number) for number in self._numbers(i)]
+        return [self._loads_of_step(number) for number in self._numbers(i)]
 
-    def _words_of_step(self, number: Array) -> list[Array]:
+    def _loads_of_step(self, number: Array) -> list[Array]:
         t = self.time_of(number, not self.grid.whole)
         found = [
             self.load(ref, self.sequence, t) for ref, c in zip(self.moving, self.constants, strict=True) if c is None
@@ -125,12 +125,12 @@ class Program:
             return found
         return found + jax.tree.leaves(self.rows(self.ahead[0], self.sequence, self.time_of(number + 1, True)))
 
-    def steps(self, i: Any, words: list[list[Array]]) -> list[tuple[Array, Any]]:
+    def steps(self, i: Any, loads: list[list[Array]]) -> list[tuple[Array, Any]]:
         """The steps of a tile, in order: the number of each, and what it reads, given what it reads of its own."""
-        return [(number, self._read(number, found)) for number, found in zip(self._numbers(i), words, strict=True)]
+        return [(number, self._read(number, found)) for number, found in zip(self._numbers(i), loads, strict=True)]
 
-    def _read(self, number: Array, words: list[Array]) -> Any:
-        rest = iter(words)
+    def _read(self, number: Array, loads: list[Array]) -> Any:
+        rest = iter(loads)
         now = jax.tree.unflatten(self.structure, [next(rest) if c is None else c for c in self.constants])
         if self.ahead is None:
             return now
@@ -140,7 +140,7 @@ class Program:
 
     def tile(self, i: Any) -> list[tuple[Array, Any]]:
         """Read a tile: its steps."""
-        return self.steps(i, self.words(i))
+        return self.steps(i, self.loads(i))
 
     def _numbers(self, i: Any) -> list[Array]:
         return [i * self.grid.tile + u for u in range(self.grid.tile)]

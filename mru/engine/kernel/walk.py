@@ -170,11 +170,11 @@ def _through(program: Program, carry: Any, reaches: Callable[[Any], Array] | Non
     if reaches is None:
 
         def on(i: Array, held: Any) -> Any:
-            words, carry = held
-            following = program.words(jnp.minimum(i + 1, end - 1))  # while this one is taken
-            return following, program.take(program.steps(i, words), carry)
+            loads, carry = held
+            following = program.loads(jnp.minimum(i + 1, end - 1))  # while this one is taken
+            return following, program.take(program.steps(i, loads), carry)
 
-        return jax.lax.fori_loop(begin, end, on, (program.words(begin), carry))[1]
+        return jax.lax.fori_loop(begin, end, on, (program.loads(begin), carry))[1]
 
     def goes_on(state: Any) -> Array:
         where = reaches(state[1][0]) if program.inside is None else reaches(state[1][0]) & program.inside
