@@ -1,10 +1,11 @@
 """How the walk of a GPU kernel is divided: every operator by several plans, against the memory roofline.
 
-python -m benchmarks.plans [--plan 32,512,1,2,4] [--operator NAME] [--shape B,T,N] [--out FILE]
+python -m benchmarks.plans [--plan 32,512,1,8,4,2] [--operator NAME] [--shape B,T,N] [--out FILE]
 
-A plan is lanes, bytes ahead, chunks, parts and chunks of a group, see `mru.engine.kernel.plan.Plan`; that which is
-chosen is always among them. From these figures come the numbers in that module. Shapes, operators, floors and passes
-are those of `benchmarks.scan`. Without a GPU kernels are interpreted, and the figures mean nothing.
+A plan is lanes, bytes ahead, chunks, chunks of a group, groups of an era and parts, see
+`mru.engine.kernel.plan.Plan`; that which is chosen is always among them. From these figures come the numbers in that
+module. Shapes, operators, floors and passes are those of `benchmarks.scan`. Without a GPU kernels are interpreted, and
+the figures mean nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.scan import FLOORS, SHAPES, operator
 from mru.engine.kernel import passes
 from mru.engine.kernel.plan import Plan, plan
 
-PLANS = ["64,128,8,1,1", "32,384,1,1,1", "64,192,1,1,1", "32,512,1,4,4", "32,512,1,2,2", "32,512,1,2,4"]
+PLANS = ["64,128,8,1,1,1", "32,384,1,1,1,1", "64,192,1,1,1,1", "32,512,1,4,1,1", "32,512,1,4,1,2", "32,512,1,8,4,2"]
 
 
 def forward(divided: Plan, op: Any, h0: jax.Array) -> jax.Array:
@@ -75,13 +76,13 @@ def line(row: dict[str, Any]) -> str:
 def text_of_a_plan(text: str) -> str:
     """A plan of the command line."""
     numbers = [int(n) if n.isdigit() else 0 for n in text.split(",")]
-    if len(numbers) == 5 and min(numbers) > 0:
-        lanes, _, chunks, parts, group = numbers
-        if lanes & (lanes - 1) == parts & (parts - 1) == group % parts == 0 and not chunks > 1 < parts:
+    if len(numbers) == 6 and min(numbers) > 0:
+        lanes, _, chunks, group, era, parts = numbers
+        if lanes & (lanes - 1) == parts & (parts - 1) == 0 and (chunks == 1 if group > 1 else era == parts == 1):
             return text
     raise argparse.ArgumentTypeError(
-        f"a plan is five numbers such as 32,512,1,2,4: the first and the fourth are powers of two, the fourth divides "
-        f"the last, and it and the third are not both more than 1; got {text!r}"
+        f"a plan is six numbers such as 32,512,1,8,4,2: the first and the last are powers of two, the third is 1 where "
+        f"the fourth is more, and the last two are 1 where the fourth is; got {text!r}"
     )
 
 
@@ -90,7 +91,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0], shape="batch,time,channels")
     arguments.add_argument("--operator", action="append", choices=list(FLOORS), help="may be given several times")
     arguments.add_argument(
-        "--plan", action="append", type=text_of_a_plan, metavar="LANES,AHEAD,CHUNKS,PARTS,GROUP",
+        "--plan", action="append", type=text_of_a_plan, metavar="LANES,AHEAD,CHUNKS,GROUP,ERA,PARTS",
         help="may be given several times",
     )  # fmt: skip
     given = arguments.parse_args()

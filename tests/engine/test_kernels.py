@@ -115,14 +115,18 @@ def test_plans_without_chunks_match_the_loop(enough, monkeypatch):
     compare("complex affine", draw("complex affine", 2, 64 + enough, 64), reverse=True)
 
 
+@pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("name", ["affine", "constant a"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_groups_of_chunks_match_the_loop(name, reverse):
-    """Several groups of which each hands its last state to the next one; the last group, chunk and part cut short."""
-    chunk = 2 * 8  # two parts, of eight steps where a kernel is interpreted
-    group = kernel_plan.plan(jnp.zeros((1, 3)), 1000, Affine(jnp.zeros(3), jnp.zeros((1000, 3)))).group
-    time = chunk * (2 * group + 3) + 3
-    compare(name, draw(name, 1, time, 3, resets=0.002), reverse=reverse)
+@pytest.mark.parametrize("few", [0, 64])
+def test_groups_of_chunks_match_the_loop(name, reverse, few, monkeypatch):
+    """Eras of which each hands its last state to the next one; the last era, group, chunk and part cut short."""
+    monkeypatch.setattr(kernel_plan, "_FEW", few)
+    plan = kernel_plan.plan(jnp.zeros((1, 3)), 1000, Affine(jnp.zeros(3), jnp.zeros((1000, 3))))
+    assert (plan.era > 1) == (plan.parts > 1) == (few > 0)
+    chunk = plan.parts * 8  # of eight steps is a part where a kernel is interpreted
+    chunks = 2 * plan.era * plan.group + (plan.era > 1) * plan.group + 3
+    compare(name, draw(name, 1, chunk * chunks + 3, 3, resets=0.002), reverse=reverse)
 
 
 @pytest.mark.parametrize("kind", [Affine, Clamp])
@@ -195,9 +199,8 @@ def test_a_clamp_passes_a_nan_on_through_all_chunks(where):
 @pytest.mark.parametrize("time", [2**25, 2**31 - 1])
 def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
     chunks = 2112
-    firsts = jax.jit(lambda chunk: kernel_plan.Grid(time, 1, 1, chunks, 32).first_tile(chunk))(
-        jnp.arange(chunks + 1, dtype=jnp.int32)
-    )
+    grid = kernel_plan.Grid(time, 1, 1, chunks, 32, kernel_plan.Plan(1, 128, chunks))
+    firsts = jax.jit(grid.first_tile)(jnp.arange(chunks + 1, dtype=jnp.int32))
     np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
 
 

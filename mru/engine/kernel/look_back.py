@@ -1,9 +1,10 @@
 """What a chunk starts from, found in the pass that goes through its steps: decoupled look-back.
 
 A program publishes the composition of its own steps' maps. Then it composes what the chunks before it have published,
-back to where their group of chunks begins, and waits for the state that the group starts from: the last
-program of each group publishes that of the next one. So nothing that a step reads is read twice, and what is composed
-with what does not depend on which program is the faster one. Programs are started in the order of their numbers, the
+back to where their group of chunks begins, with what whole groups have, back to where their era of groups begins, and
+waits for the state that the era starts from: the last program of each group publishes the maps of the group, and that
+of each era the state of the next one. So nothing that a step reads is read twice, and what is composed with what does
+not depend on which program is the faster one. Programs are started in the order of their numbers, the
 chunk being the last axis of the grid: those before a waiting one run, or have ended. After Merrill and Garland,
 "Single-pass parallel prefix scan with decoupled look-back", 2016, whose programs look back as far as they must.
 
@@ -24,6 +25,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from mru.engine.kernel.complexes import Complex
+from mru.engine.kernel.plan import Grid
 from mru.engine.kernel.program import Program
 from mru.operators.base import select
 
@@ -55,96 +57,136 @@ def identity(maps: Any, shape: tuple[int, ...]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """Where programs publish, one word for each number: the maps of each chunk, and the state before each group.
+    """Where programs publish, one word for each number.
+
+    It has rows for the maps of each chunk, then for those of each group, then for the state before each era and that
+    after the last.
 
     Attributes:
         maps: The kind of the maps, abstract rows.
         state: That of the state.
-        group: Chunks of a group.
+        grid: Chunks, and how they are put together.
     """
 
     maps: Any
     state: Any
-    group: int
+    grid: Grid
 
-    def blank(self, batch: int, chunks: int, channels: int) -> tuple[Array, Array]:
-        """With nothing on it: for maps, and for states. The last of these is the state after all chunks."""
-        groups = pl.cdiv(chunks, self.group)
+    def blank(self, batch: int) -> Array:
+        """With nothing on it, (B, rows, N)."""
+        chunks, groups, eras = self._counts()
+        rows = (chunks + groups) * _size(self.maps) + (eras + 1) * _size(self.state)
+        return jnp.full((batch, rows, self.grid.channels), _EMPTY, jnp.int32)
 
-        def empty(count: int, tree: Any) -> Array:
-            return jnp.full((batch, count, len(jax.tree.leaves(tree)), channels), _EMPTY, jnp.int32)
+    def _counts(self) -> tuple[int, int, int]:
+        """Chunks, groups and eras."""
+        chunks, plan = self.grid.chunks, self.grid.plan
+        return chunks, pl.cdiv(chunks, plan.group), pl.cdiv(chunks, plan.group * plan.era)
 
-        return empty(chunks, self.maps), empty(groups + 1, self.state)
-
-    def last(self, published: tuple[Array, Array]) -> Any:
+    def last(self, published: Array) -> Any:
         """The state after all chunks, (B, N)."""
         leaves, tree = jax.tree.flatten(self.state)
-        found = [_number(published[1][:, -1, k], like.dtype) for k, like in enumerate(leaves)]
-        return jax.tree.unflatten(tree, found)
+        rows = [published[:, k - len(leaves)] for k in range(len(leaves))]
+        numbers = [_number(row, like.dtype) for row, like in zip(rows, leaves, strict=True)]
+        return jax.tree.unflatten(tree, numbers)
 
-    def starts(self, program: Program, published: tuple[Any, Any], maps: Callable[[], Any], first: Any) -> Any:
-        """The states that the parts of a program's chunk start from, (parts, lanes).
+    def starts(self, program: Program, published: Any, maps: Callable[[], Any], first: Any) -> tuple[Any, Array]:
+        """The states that the parts of a program's chunk start from, (parts, lanes), and 0 that is known only then.
 
         Args:
-            program: That takes several tiles side by side.
+            program: That looks back.
             published: The board.
-            maps: () -> the maps of its parts, each of all their steps; numbers (parts, lanes).
+            maps: () -> the maps of its parts, each of all their steps as one; numbers (parts, lanes).
             first: The state that the first chunk starts from, (1, lanes).
         """
-        on_maps, on_states = published
-        group, place = program.chunk // self.group, program.chunk % self.group
-        of_group = _Asked(program, on_states, [group], self.state)  # while the own maps are composed
+        plan, (chunks, groups, _) = self.grid.plan, self._counts()
+        on_chunks = _Section(program, published, 0, self.maps)
+        on_groups = _Section(program, published, chunks * _size(self.maps), self.maps)
+        on_eras = _Section(program, published, (chunks + groups) * _size(self.maps), self.state)
+        group, of_group = divmod(program.chunk, plan.group)  # which group, and which chunk of it
+        era, of_era = divmod(group, plan.era)
+        # While the own maps are composed:
+        asked_for_state = on_eras.ask([era])
+        asked_for_groups = on_groups.ask_before(group, of_era, plan.era) if plan.era > 1 else None
         of_parts = _rows(program, maps())
-        _publish(program, on_maps, _composed(of_parts), program.chunk, program.inside)
-        before = self._before(program, on_maps, place)
-        (found,) = of_group.answers(needed=group > 0)
-        state = follow(before, select(group == 0, first, found))
+        own = _composed(of_parts)
+        on_chunks.publish(own, program.chunk)
+        before = on_chunks.before(of_group, on_chunks.ask_before(program.chunk, of_group, plan.group))
+        ends_group, ends = of_group == plan.group - 1, program.chunk == chunks - 1
+        if asked_for_groups is not None:
+            on_groups.publish(compose(own, before), group, ends_group)
+            before = compose(before, on_groups.before(of_era, asked_for_groups))
+        (found,) = on_eras.answers(asked_for_state, needed=era > 0)
+        zero = ((_bits(jax.tree.leaves(found)[0]) == _EMPTY) & (era > 0)).astype(jnp.int32)  # what was waited for came
+        state = follow(before, select(era == 0, first, found))
+        on_eras.publish(follow(own, state), era + 1, ends_group & (of_era == plan.era - 1) | ends)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, program.rows_shape), state)
-        for p, of_part in enumerate(of_parts):
-            start = select(program.part == p, state, start)
+        for p, of_part in enumerate(of_parts[:-1], 1):
             state = follow(of_part, state)
-        is_last = (place == self.group - 1) | (program.chunk == program.grid.chunks - 1)
-        inside = jnp.broadcast_to(is_last, program.columns.shape)
-        _publish(program, on_states, state, group + 1, inside if program.inside is None else inside & program.inside)
-        return start
-
-    def _before(self, program: Program, published: Any, place: Array) -> Any:
-        """The maps of all chunks before this one in its group, (1, lanes), of which there are `place`."""
-        each = self.group // program.grid.parts  # of them each part composes so many
-        places = [program.part * each + i for i in range(each)]
-        chunks = [jnp.maximum(program.chunk - place + jnp.minimum(one, place - 1), 0) for one in places]
-        maps = identity(self.maps, program.rows_shape)
-        answers = _Asked(program, published, chunks, self.maps).answers(needed=place > 0)
-        for one, found in zip(places, answers, strict=True):
-            maps = select(one < place, compose(found, maps), maps)
-        return _composed(_rows(program, maps))
+            start = select(program.part >= p, state, start)
+        return start, zero
 
 
-class _Asked:
-    """What a program asks of one part of the board."""
+class _Section:
+    """Rows of the board for trees of one kind, so many for each."""
 
-    def __init__(self, program: Program, published: Any, places: list[Array], like: Any):
-        """Ask for the trees, abstract `like`, that stand at some places, without waiting for them."""
+    def __init__(self, program: Program, published: Any, first: int, like: Any):
+        self.program, self.published, self.first = program, published, first
         self.leaves, self.tree = jax.tree.flatten(like)
-        self.count = len(places)
+
+    def publish(self, tree: Any, place: Array, at: Array | None = None) -> None:
+        """Write a tree at a place, where `at` is true."""
+        mask = self.program.inside
+        if at is not None:
+            at = jnp.broadcast_to(at, self.program.columns.shape)
+            mask = at if mask is None else at & mask
+        for k, x in enumerate(jax.tree.leaves(tree)):
+            self.program.store([self.published], _word(x), self.program.sequence, self._row(place, k), mask=mask)
+
+    def _row(self, place: Array, k: int) -> Array:
+        return self.first + place * len(self.leaves) + k
+
+    def ask(self, places: list[Array]) -> tuple[Callable[[], list[Array]], list[Array]]:
+        """Ask for the trees at some places, without waiting for them: how to ask again, and the words so far."""
+        rows = [self._row(place, k) for place in places for k in range(len(self.leaves))]
 
         def ask() -> list[Array]:
-            numbers = itertools.product(places, range(len(self.leaves)))
-            return [program.load(published, program.sequence, place, k, volatile=True) for place, k in numbers]
+            return [self.program.load(self.published, self.program.sequence, row, volatile=True) for row in rows]
 
-        self.ask, self.words = ask, ask()
+        return ask, ask()
 
-    def answers(self, needed: Array) -> list[Any]:
-        """The trees, once all words of them are there, if they are needed at all."""
+    def answers(self, asked: tuple[Callable[[], list[Array]], list[Array]], needed: Array) -> list[Any]:
+        """The trees that were asked for, once all words of them are there, if they are needed at all."""
+        ask, words = asked
 
         def waits(words: Any) -> Array:
             missing = functools.reduce(jnp.logical_or, (x == _EMPTY for x in words))
             # Reduced axis by axis, which all versions of Pallas can lower.
             return needed & (jnp.max(jnp.max(missing.astype(jnp.int32), 1)) > 0)
 
-        words = iter(jax.lax.while_loop(waits, lambda _: self.ask(), self.words))
-        of_one = [[_number(next(words), x.dtype) for x in self.leaves] for _ in range(self.count)]
-        return [jax.tree.unflatten(self.tree, numbers) for numbers in of_one]
+        words = jax.lax.while_loop(waits, lambda _: ask(), words)
+        numbers = iter(_number(x, like.dtype) for x, like in zip(words, itertools.cycle(self.leaves)))
+        count = len(words) // len(self.leaves)
+        return [jax.tree.unflatten(self.tree, [next(numbers) for _ in self.leaves]) for _ in range(count)]
+
+    def ask_before(self, place: Array, count: Array, most: int) -> Any:
+        """Ask for the trees at the `count` places before one, which are fewer than `most`."""
+        # Of the places before the last one, if they are fewer, that is asked for again.
+        return self.ask([jnp.maximum(place - jnp.maximum(count - number, 1), 0) for number in self._numbers(most)])
+
+    def _numbers(self, most: int) -> list[Array]:
+        """Those of places that each part asks for: together fewer than `most` at least."""
+        each = pl.cdiv(most - 1, self.program.grid.plan.parts)
+        return [self.program.part * each + i for i in range(each)]
+
+    def before(self, count: Array, asked: Any) -> Any:
+        """The maps that were asked for as one, (1, lanes)."""
+        answers = self.answers(asked, needed=count > 0)
+        maps = jax.tree.unflatten(self.tree, self.leaves)
+        maps = identity(maps, self.program.rows_shape)
+        for number, found in zip(self._numbers(len(answers) * self.program.grid.plan.parts + 1), answers, strict=True):
+            maps = select(number < count, compose(found, maps), maps)
+        return _composed(_rows(self.program, maps))
 
 
 def _composed(maps: list[Any]) -> Any:
@@ -154,7 +196,8 @@ def _composed(maps: list[Any]) -> Any:
 
 def _rows(program: Program, tree: Any) -> list[Any]:
     """Each row of a tree of numbers (parts, lanes), for all parts."""
-    return [jax.tree.map(lambda x, p=p: _row(program, x, p), tree) for p in range(program.grid.parts)]
+    count = program.grid.plan.parts
+    return [jax.tree.map(lambda x, p=p: _row(program, x, p), tree) for p in range(count)] if count > 1 else [tree]
 
 
 def _row(program: Program, x: Array, place: Any) -> Array:
@@ -164,17 +207,17 @@ def _row(program: Program, x: Array, place: Any) -> Array:
     return jnp.sum(jnp.where(program.part == place, x, 0), 0)[None]
 
 
-def _publish(program: Program, board: Any, tree: Any, place: Array, mask: Array | None) -> None:
-    """Write a row of numbers on the board."""
-    for k, x in enumerate(jax.tree.leaves(tree)):
-        program.store([board], _word(x), program.sequence, place, k, mask=mask)
+def _size(tree: Any) -> int:
+    """Rows of a tree."""
+    return len(jax.tree.leaves(tree))
+
+
+def _bits(x: Array) -> Array:
+    return x.astype(jnp.int32) if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, jnp.int32)
 
 
 def _word(x: Array) -> Array:
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.int32)
-    word = jax.lax.bitcast_convert_type(x, jnp.int32)
-    return jnp.where(word == _EMPTY, _NAN, word)
+    return jnp.where(_bits(x) == _EMPTY, _NAN, _bits(x))
 
 
 def _number(word: Array, dtype: Any) -> Array:

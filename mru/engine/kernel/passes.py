@@ -182,7 +182,7 @@ def _walked(
         reverse: Direction of the walk.
         divided: How it is divided.
     """
-    if divided.parts > 1:
+    if divided.looks_back:
         return walk(step, reads, start, outs, reverse, divided, begin=begin, build=build)
     starts = _starts(build, reads, start, divided, reverse)
     ends, *rest = walk(step, reads, starts, outs, reverse, divided, begin=begin)

@@ -19,8 +19,10 @@ from mru.operators import Operator
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
 _ENOUGH = 512  # ... as do so many of a single walk, whose programs read further ahead; chunks are read twice.
 _ALMOST = 384  # Measured: 400 such programs are faster than chunks, 256 slower.
+_FEW = 64  # So few programs side by side leave room for many chunks at the same time.
 _LINE = 128  # Bytes that memory reads at once.
 _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
+_LONGEST = 64  # Steps of a tile, where a chunk is one.
 _MOST = 65_535  # programs along any axis of a grid but the first
 
 
@@ -51,16 +53,23 @@ class Plan:
         lanes: Channels of a program.
         ahead: Bytes a channel that are read before the first step of them is taken.
         chunks: Parts of the time axis, each of which is given what it starts from.
-        parts: Tiles that a program takes side by side. If they are more than one, a program takes no others, and finds
-            what they start from by looking back at what earlier programs found; see `mru.engine.kernel.look_back`.
-        group: Chunks from one state that such programs publish to the next, a multiple of the parts.
+        group: If it is more than 1, a program finds what its chunk starts from by looking back at what earlier programs
+            found, and this is how many chunks are a group; see `mru.engine.kernel.look_back`.
+        era: Groups from one state that such programs publish to the next.
+        parts: Tiles of a chunk of such a program, which takes them side by side, and no others.
     """
 
     lanes: int
     ahead: int
     chunks: int = 1
-    parts: int = 1
     group: int = 1
+    era: int = 1
+    parts: int = 1
+
+    @property
+    def looks_back(self) -> bool:
+        """If programs find what they start from themselves."""
+        return self.group > 1
 
 
 def plan(start: Any, time: int, op: Operator) -> Plan:
@@ -74,13 +83,14 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     # Complex numbers are faster in chunks: 1.3 to 1.4 times the floor, where looking back took 1.4 to 1.5.
     words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
     if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
-        # The fewer programs run at the same time, the more of them wait while a state goes from group to group.
-        group = 2 ** round(math.log2(_ENOUGH / programs(32)))
-        return Plan(32, 512, parts=2, group=min(max(group, 4), 16))
-    line = _LINE // like.dtype.itemsize
-    if programs(32) >= _ENOUGH:
+        # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then
+        # eras are long. Both were measured; with 128 programs or more side by side short ones are faster.
+        return Plan(32, 512, group=4) if programs(32) >= _FEW else Plan(32, 512, group=8, era=4, parts=2)
+    # Chunks of maps that are constant now and then are seldom read twice from end to end.
+    if programs(32) >= (4 * _ENOUGH if op.overwrites else _ENOUGH):
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
-    if programs(line) >= _ALMOST:
+    line = _LINE // like.dtype.itemsize
+    if programs(line) >= _ALMOST and not op.overwrites:
         return Plan(line, 384)
     lanes = 32 if channels <= 32 else 64
     return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))
@@ -101,8 +111,7 @@ class Grid:
         lanes: Channels of a block.
         chunks: Parts of the time axis, each of a program of its own.
         tile: Steps that are read together.
-        parts: Tiles that a program takes side by side; if they are more than one, they are its chunk.
-        group: Chunks of a group, where programs look back.
+        plan: From which it was made.
     """
 
     time: int
@@ -110,17 +119,16 @@ class Grid:
     lanes: int
     chunks: int
     tile: int
-    parts: int = 1
-    group: int = 1
+    plan: Plan
 
     @staticmethod
     def of(plan: Plan, time: int, channels: int, bytes_of_a_step: int) -> Grid:
         """The grid of a plan, given what a step of one channel reads."""
         # Of more steps in a row, interpreted, XLA takes minutes to compile the compositions of a latch (jax 0.12).
-        most = _UNIT if on_cuda() else 8
+        most = 8 if not on_cuda() else _LONGEST if plan.looks_back else _UNIT
         tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
-        chunks = plan.chunks if plan.parts == 1 else pl.cdiv(time, plan.parts * tile)
-        return Grid(time, channels, plan.lanes, chunks, tile, plan.parts, plan.group)
+        chunks = pl.cdiv(time, plan.parts * tile) if plan.looks_back else plan.chunks
+        return Grid(time, channels, plan.lanes, chunks, tile, plan)
 
     @property
     def blocks(self) -> int:
@@ -135,13 +143,13 @@ class Grid:
     @property
     def whole(self) -> bool:
         """If no tile is cut short, and none lies behind the end."""
-        tiles = self.tiles if self.parts == 1 else self.chunks * self.parts
+        tiles = self.chunks * self.plan.parts if self.plan.looks_back else self.tiles
         return tiles * self.tile == self.time
 
     def first_tile(self, chunk: Array | int) -> Array | int:
         """The tile that a chunk begins with: chunks differ by one unit of steps, so that none is padded."""
-        if self.parts > 1:
-            return chunk * self.parts
+        if self.plan.looks_back:
+            return chunk * self.plan.parts
         if self.chunks == 1:
             return chunk * self.tiles
         each, rest = divmod(pl.cdiv(self.time, _UNIT), self.chunks)  # the product itself may exceed 32 bits

@@ -48,13 +48,13 @@ class Reads:
 class Program:
     """The block, chunk and sequence that a program owns.
 
-    Its rows are of shape (lanes,). Where it takes several tiles side by side they are (parts, lanes), or (1, lanes) of
-    what is the same for all parts.
+    Its rows are of shape (lanes,). Where it looks back they are (parts, lanes), one for each tile that it takes side by
+    side, or (1, lanes) of what is the same for all of them.
 
     Attributes:
         sequence: Its sequence.
         chunk: Its chunk.
-        part: Number of each part, (parts, 1), where it takes several tiles side by side.
+        part: Number of each part, (parts, 1), where it looks back.
         fixed: What all steps read.
     """
 
@@ -64,9 +64,9 @@ class Program:
         (self.sequence, block), self.chunk = divmod(pl.program_id(0), grid.blocks), pl.program_id(1)
         self.columns = block * grid.lanes + jnp.arange(grid.lanes)
         self.rows_shape: tuple[int, ...] = (grid.lanes,)
-        if grid.parts > 1:
-            self.rows_shape = (grid.parts, grid.lanes)
-            self.columns, self.part = self.columns[None], jnp.arange(grid.parts)[:, None]
+        if grid.plan.looks_back:
+            self.rows_shape = (grid.plan.parts, grid.lanes)
+            self.columns, self.part = self.columns[None], jnp.arange(grid.plan.parts)[:, None]
         self.inside = None if grid.channels % grid.lanes == 0 else self.columns < grid.channels
         self.moving, self.structure = jax.tree.flatten(refs.moving)
         self.constants = [self.load(ref) if len(ref.shape) == 1 else None for ref in self.moving]
@@ -145,14 +145,22 @@ class Program:
     def _numbers(self, i: Any) -> list[Array]:
         return [i * self.grid.tile + u for u in range(self.grid.tile)]
 
-    def take(self, steps: list[tuple[Array, Any]], carry: Any) -> Any:
-        """Take steps one after the other, and write what they result in: the carry after them."""
-        for number, now in steps:
+    def take(self, steps: list[tuple[Array, Any]], carry: Any, tile: Array | None = None) -> Any:
+        """Take steps one after the other, and write what they result in: the carry after them.
+
+        Args:
+            steps: Those of a tile.
+            carry: What is carried into the first of them.
+            tile: The number of the tile, if places that are written to are to be computed from it anew. From the loads
+                on they would else be kept, in as many registers as what was read.
+        """
+        places = [number for number, _ in steps] if tile is None else self._numbers(tile)
+        for (number, now), place in zip(steps, places, strict=True):
             after, found = self.step(carry, now, self.fixed)
             carry = self.if_it_exists(number, after, carry)
             if self.outs:
                 # Not clipped: interpreted, what lies behind the end would be written over the last step.
-                place = self.if_it_exists(number, self.time_of(number, False), number)
+                place = self.if_it_exists(number, self.time_of(place, False), place)
                 self.store(self.outs, found, self.sequence, place, mask=self.mask(number))
         return carry
 

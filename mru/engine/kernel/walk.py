@@ -59,9 +59,9 @@ def walk(
         start: Tree of (B, C, N), the states that the chunks start from; or of (B, N), that of the first, with `build`.
         outs: Shapes and dtypes of the results.
         reverse: Go from the last step to the first.
-        plan: With C chunks, or with several parts.
+        plan: With C chunks, or one that looks back.
         begin: The state that a chunk starts from, rows -> its first carry.
-        build: The maps of a step, with which each program of a plan with several parts finds what it starts from.
+        build: The maps of a step, with which each program of a plan that looks back finds what it starts from.
         reaches: If given, go through each chunk from its end to its start, and no further than to where this is false
             of the state in all channels.
 
@@ -81,8 +81,8 @@ def walk(
 
     first = split(jax.tree.map(lambda x: jax.ShapeDtypeStruct((grid.lanes,), x.dtype), start))
     state, sums = jax.eval_shape(begin, first)
-    board = None if build is None else look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state, grid.group)
-    blank = () if board is None else board.blank(batch, grid.chunks, grid.channels)
+    board = None if build is None else look_back.Board(jax.eval_shape(build, *reads.of_a_step()), state, grid)
+    blank = () if board is None else (board.blank(batch),)
     last = written(state, grid.chunks) if board is None else None  # else it is on the board
 
     def run(inputs: Any, results: Any) -> None:
@@ -96,14 +96,15 @@ def walk(
             place = grid.first_tile(program.chunk) + program.part
             steps = program.tile(place)
             maps = functools.partial(_maps_of_tiles, program, build, steps, board)
-            found = board.starts(program, published, maps, program.rows(start, program.sequence))
-            carry = program.take(steps, begin(found))
+            (on_board,) = published
+            found, zero = board.starts(program, on_board, maps, program.rows(start, program.sequence))
+            carry = program.take(steps, begin(found), place + zero)
         program.put(all_sums, carry[1], place)
 
     inputs = jax.tree.map(lay, reads.moving), reads.fixed, reads.ahead, start
-    results = last, written(sums, grid.chunks * grid.parts), outs
+    results = last, written(sums, grid.chunks * plan.parts), outs
     last, sums, outs, published = _launch(run, grid, batch, inputs, results, blank)
-    return last if board is None else board.last(published), sums, outs
+    return last if board is None else board.last(*published), sums, outs
 
 
 def _grid(reads: Reads, plan: Plan) -> tuple[Grid, int]:
@@ -147,7 +148,7 @@ def _launch(
         out_shape=list(map(complexes.pairs_like, like)),
         grid=(batch * grid.blocks, grid.chunks),
         input_output_aliases={len(arrays) + k: len(like) - len(blank) + k for k in range(len(blank))},
-        compiler_params=triton.CompilerParams(num_warps=grid.parts, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=grid.plan.parts, num_stages=1),
         interpret=not on_cuda(),
         name="mru_scan",
     )
