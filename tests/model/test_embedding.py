@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mru.model import embedding
 from mru.model.embedding import Embedding
 
 V, D = 7, 3
@@ -36,6 +37,31 @@ def test_a_bfloat16_layer_loses_no_step_of_a_frequent_token():
     # In bfloat16, 256 + 1 is 256 again.
     found = gradient(jnp.bfloat16, np.zeros(1000, int), jnp.ones((1000, D), jnp.bfloat16))
     np.testing.assert_array_equal(found, [[1000] * D] + [[0] * D] * (V - 1))
+
+
+def test_a_product_gives_the_same_gradient(monkeypatch):
+    """As on a GPU: of a token that is counted from the end too, and none of one that is behind it."""
+    monkeypatch.setattr(embedding, "on_cuda", lambda: True)
+    tokens = TOKENS.copy()
+    tokens[1, 2:4] = [-1, V]
+    bars = jnp.asarray(BARS, jnp.bfloat16).at[1, 3].set(0)
+    expected = np.zeros((V + 1, D))
+    np.add.at(expected, np.where(tokens < 0, V - 1, tokens), np.asarray(bars, np.float64))
+    found = gradient(jnp.bfloat16, tokens, bars)
+    assert found.dtype == jnp.float32
+    # Each part of the rows, here a row, is rounded to bfloat16 once.
+    np.testing.assert_allclose(found, expected[:V], atol=len(tokens) * 2**-8)
+    found = gradient(jnp.bfloat16, np.zeros((100, 10), int), jnp.ones((100, 10, D), jnp.bfloat16))
+    np.testing.assert_array_equal(found, [[1000] * D] + [[0] * D] * (V - 1))
+
+
+def test_a_product_gives_the_same_derivative_forward(monkeypatch):
+    monkeypatch.setattr(embedding, "on_cuda", lambda: True)
+    graphdef, params = nnx.split(Embedding(V, D, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    change = jax.tree.map(lambda x: jnp.ones_like(x).at[3].set(2), params)
+    y, bar = jax.jvp(lambda params: nnx.merge(graphdef, params)(TOKENS), (params,), (change,))
+    np.testing.assert_array_equal(y, nnx.merge(graphdef, params)(TOKENS))
+    np.testing.assert_array_equal(np.asarray(bar, np.float32)[..., 0], np.where(TOKENS == 3, 2, 1))
 
 
 def test_a_gpu_is_given_no_bfloat16_additions_in_memory():
