@@ -93,13 +93,15 @@ def test_generated_streams_are_philox_at_the_index():
     np.testing.assert_array_equal(ours, other.random_raw(6))
 
 
-@pytest.mark.parametrize("count", [1, 6, 7])
+@pytest.mark.parametrize("count", [1, 6, 7, 32, 33, 70])
 def test_bits_and_numbers_of_a_batch_are_those_of_each_stream(count):
+    """Few are computed for all streams at a time, many by NumPy's generator for one after the other."""
     task, indices = tasks.get("copy_first")(seed=3), np.array([5, 0, 2**40])
     words, draws = task._words("test", indices, count), task._uniform("test", indices, count)
     assert words.shape == draws.shape == (3, count)
+    assert task._uniform("test", indices[:0], count).shape == (0, count)
     for row, draw, raw in zip(
-        words, draws, (stream.bit_generator.random_raw(7) for stream in task._streams("test", indices))
+        words, draws, (stream.bit_generator.random_raw(70) for stream in task._streams("test", indices))
     ):
         halves = [half for bits in raw.tolist() for half in (bits % 2**32, bits >> 32)]
         assert row.tolist() == halves[:count]
