@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -24,13 +25,13 @@ SETTINGS: dict[str, tuple[int, int, int, list[str], list[str]]] = {
 }
 
 
-def measured() -> list[dict[str, Any]]:
-    """Each model: seconds of a step, and bytes of temporary memory."""
+def measured(chosen: list[str]) -> list[dict[str, Any]]:
+    """Each model, or those of the cells that are named: seconds of a step, and bytes of temporary memory."""
     batch, width, steps, cells, dtypes = SETTINGS[jax.default_backend()]
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     compiled = getattr(devices, "compiled", lambda lowered, mesh: lowered.compile())
     found = []
-    for name, dtype in itertools.product(cells, dtypes):
+    for name, dtype in itertools.product(chosen or cells, dtypes):
         step, (params, state, *data) = training(name, batch, 784, width, 1, 10, dtype)
 
         def many(params, state, *data, step=step):
@@ -50,4 +51,4 @@ def measured() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured()))
+    print(json.dumps(measured(sys.argv[1:])))

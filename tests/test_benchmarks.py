@@ -334,15 +334,15 @@ def test_against_another_checkout(monkeypatch, tmp_path):
     (tmp_path / "benchmarks/train.py").touch()
     at = {"name": "lru", "dtype": "float32", "batch": 16, "length": 784, "width": 64, "temporary_bytes": 2**20}
     seconds = {tmp_path: iter([3.0, 4.0, 9.0]), against.HERE: iter([1.0, 2.0, 2.0])}
-    monkeypatch.setattr(against, "measured_in", lambda checkout, _: [at | {"seconds": next(seconds[checkout])}])
-    (row,) = against.rows(tmp_path, 3)
+    monkeypatch.setattr(against, "measured_in", lambda checkout, *_: [at | {"seconds": next(seconds[checkout])}])
+    (row,) = against.rows(tmp_path, 3, [])
     assert row["seconds_before"] == [3, 4, 9]
     assert row["seconds"] == [1, 2, 2]
     assert row["times_faster"] == [2, 3, 4.5]
     assert row["steps_per_second"] == 0.5
     assert "2.00 to 3.00 to 4.50 times as fast" in against.line(row)
     monkeypatch.setattr(checkout_steps, "SETTINGS", {jax.default_backend(): (2, 4, 3, ["lru"], ["float32"])})
-    (found,) = checkout_steps.measured()
+    (found,) = checkout_steps.measured([])
     assert found.pop("seconds") > 0
     assert found.pop("temporary_bytes") > 2 * 784 * 4 * 8  # the states, at least
     assert found == {"name": "lru", "dtype": "float32", "batch": 2, "length": 784, "width": 4}
