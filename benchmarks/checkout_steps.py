@@ -1,5 +1,7 @@
 """Training steps of the checkout whose code is on the path: a process of `benchmarks.against`, which prints JSON.
 
+On a CPU it also has one gradient of four LRU layers without norms and MLPs.
+
 It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`, and
 `mru.training.devices.compiled`, by which its train steps are compiled, where there is such a function.
 """
@@ -14,7 +16,10 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
+import mru
 from benchmarks.train import training
 from mru.training import devices
 
@@ -50,5 +55,31 @@ def measured(chosen: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def gradient_of_layers(name: str = "lru", batch: int = 16, length: int = 784, width: int = 64) -> dict[str, Any]:
+    """Four layers of a cell and nothing else: seconds of one call of a gradient, and bytes of temporary memory."""
+    layers = [mru.cells.get(name)(width, width, rngs=nnx.Rngs(i)) for i in range(4)]
+    graphdef, variables = nnx.split(layers)
+    x = jax.random.normal(jax.random.key(0), (batch, length, width))
+
+    def loss(variables, x):
+        for layer in nnx.merge(graphdef, variables):
+            x = layer(x)[0]
+        return jnp.square(x).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(variables, x).compile()
+    jax.block_until_ready(program(variables, x))
+    times = []
+    for _ in range(15):
+        began = time.perf_counter()
+        jax.block_until_ready(program(variables, x))
+        times.append(time.perf_counter() - began)
+    at = {"name": f"{name} x 4", "dtype": "float32", "batch": batch, "length": length, "width": width}
+    temporary = program.memory_analysis().temp_size_in_bytes
+    return at | {"seconds": statistics.median(times), "temporary_bytes": temporary}
+
+
 if __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1:])))
+    found = measured(sys.argv[1:])
+    if jax.default_backend() == "cpu":
+        found.append(gradient_of_layers())
+    print(json.dumps(found))

@@ -118,10 +118,14 @@ def accumulated(x: Array, y: Array, dimension_numbers: Any, dtype: jnp.dtype | N
 def complex_in(x: Array, b: Array, dtype: jnp.dtype | None) -> Array:
     """B x, complex (..., N), for a real x (..., D) and B stored as (D, 2, N), in one product."""
     u = accumulated(x, b, (((x.ndim - 1,), (0,)), ((), ())), dtype)
-    return jax.lax.complex(u[..., 0, :], u[..., 1, :])
+    # Backwards a split is one concatenation, where two slices would be padded, each on its own, and added.
+    real, imag = jax.lax.split(u, (1, 1), u.ndim - 2)
+    return jax.lax.complex(real.squeeze(-2), imag.squeeze(-2))
 
 
 def real_out(h: Array, c: Array, dtype: jnp.dtype | None) -> Array:
     """Re(C h), (..., D), for a complex h (..., N) and C stored as (2, N, D)."""
-    parts = jnp.stack([h.real, -h.imag], -2)
-    return accumulated(parts, c, (((parts.ndim - 2, parts.ndim - 1), (0, 1)), ((), ())), dtype)
+    # The sign goes to the weights, which are fewer.
+    parts = jnp.stack([h.real, h.imag], -2).reshape(*h.shape[:-1], 2 * h.shape[-1])
+    weights = (c * jnp.array([[[1]], [[-1]]], c.dtype)).reshape(parts.shape[-1], c.shape[-1])
+    return accumulated(parts, weights, (((parts.ndim - 1,), (0,)), ((), ())), dtype)

@@ -23,6 +23,8 @@ def states(
     op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, keep: bool
 ) -> tuple[State, Array | None]:
     """Every state, and what is kept; see `mru.engine.front`."""
+    if _turns(op, h0, reset):
+        return _turned(op, h0, reverse), None
     kept = op
     axis, time = time_axis(op), time_of(op)
     if op.says("before_loop"):
@@ -45,6 +47,9 @@ def states(
     return h, kept.encode(h, *start)
 
 
+_MANY = 128  # Numbers of a state: of fewer the loop of complex numbers is as fast, and compiles faster.
+
+
 def _for_all_steps(x: Array, axis: int, time: int) -> Array:
     return jnp.zeros_like(jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], time, *x.shape[axis:])))
 
@@ -64,6 +69,8 @@ def pullback(
     op: Operator, h0: State, reset: Array | None, reset_state: State | None, reverse: bool, h: Any, g: State
 ) -> tuple[Operator, State, State | None]:
     """The cotangents of (op, h0, reset_state); see `mru.engine.front`."""
+    if _turns(op, h0, reset):
+        return *_turned_back(op, h0, reverse, h, g), None
     axis, time, dtype, given = time_axis(op), time_of(op), op.dtype, op
     raised: Callable[[Operator], Any] = lambda bar: (bar,)  # noqa: E731
     if op.says("before_loop"):
@@ -110,6 +117,54 @@ def pullback(
     incoming, to_reset, bars = jax.lax.fori_loop(0, time, body, start, unroll=unroll)
     bars = [x if x is None or moves else x.sum(range(axis)) for x, moves in zip(bars, varied, strict=True)]
     return raised(assembled(op, bars))[0], incoming, to_reset
+
+
+def _turns(op: Operator, h0: State, reset: Array | None) -> bool:
+    """If these are maps of many complex channels, with a coefficient that is constant in time: those of an LRU."""
+    if type(op) is not Affine or reset is not None:
+        return False
+    return op.a.ndim == 1 and jnp.iscomplexobj(op.a) and jnp.iscomplexobj(op.b) and jnp.size(h0) > _MANY
+
+
+def _turned(op: Any, h0: Array, reverse: bool) -> Array:
+    """Every state of h_t = a h_{t-1} + b_t, for complex a (N,) and b (..., T, N), written over b.
+
+    The numbers are real here, with the real parts of all channels before the imaginary ones, (..., T, 2, N). A product
+    before the scan gives both so, and one after it takes them so: XLA then leaves out what happens in between.
+    """
+    axis, time = time_axis(op), time_of(op)
+    a, b = op.a.astype(h0.dtype), op.b.astype(h0.dtype)
+    same, other = jnp.stack([a.real, a.real]), jnp.stack([-a.imag, a.imag])
+
+    def body(i: Array, carry: Any) -> Any:
+        h, out = carry
+        t = time - 1 - i if reverse else i
+        h = same * h + other * jnp.flip(h, -2) + at(out, t, axis)
+        return h, put(out, h, t, axis)
+
+    _, out = jax.lax.fori_loop(0, time, body, (_apart(h0), _apart(b)))
+    real, imag = jax.lax.split(out, (1, 1), axis + 1)
+    return jax.lax.complex(real.squeeze(-2), imag.squeeze(-2))
+
+
+def _apart(x: Array) -> Array:
+    """Complex (..., N) as real (..., 2, N)."""
+    return jnp.stack([x.real, x.imag], -2)
+
+
+def _turned_back(op: Any, h0: Array, reverse: bool, h: Array, g: Array) -> tuple[Operator, Array]:
+    """The cotangents of (op, h0), for the same maps: what goes back is a scan of them, too."""
+    axis = time_axis(op)
+    a = op.a.astype(h0.dtype)
+    # Conjugates, as JAX negates the imaginary part of what comes from a real part and an imaginary one, and of what
+    # goes to them: XLA then leaves out both.
+    total = _turned(Affine(a.conj(), g.conj()), jnp.zeros_like(h0), not reverse).conj()
+    first, later, before = slice(1), slice(1, None), slice(-1)
+    if reverse:
+        first, later, before = slice(-1, None), slice(-1), slice(1, None)
+    at_first = at(total, first, axis).squeeze(axis)
+    of_a = (at(total, later, axis) * at(h, before, axis)).sum(range(axis + 1)) + (at_first * h0).sum(range(axis))
+    return assembled(op, [of_a, total]), a * at_first
 
 
 def composed(

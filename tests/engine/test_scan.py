@@ -587,6 +587,28 @@ def test_a_nan_state_held_by_a_relay_makes_the_gradient_nan(method, leak):
     np.testing.assert_array_equal(jnp.isnan(bar[:, 0]), [True, True, False, False])
 
 
+@pytest.mark.parametrize("time", [1, 2, 9])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_many_complex_channels_with_a_constant_coefficient(time, reverse):
+    """They have a loop of their own on a CPU: beside one in complex128, and derivatives of the associative form."""
+    rng = np.random.default_rng(time)
+    a, b, h0, g = (normal(rng, shape, complex) for shape in [(99,), (2, time, 99), (2, 99), (2, time, 99)])
+    a = (0.9 * a / np.maximum(1, abs(a))).astype(np.complex64)
+    expected, h = np.empty(b.shape, complex), h0.astype(complex)
+    for t in range(time)[:: -1 if reverse else 1]:
+        expected[:, t] = h = a * h + b[:, t]
+
+    def run(a, b, h0, method):
+        return scan(Affine(a, b), h0, reverse=reverse, method=method)
+
+    h, pull = jax.vjp(functools.partial(run, method="sequential"), a, b, h0)
+    np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-5)
+    _, other = jax.vjp(functools.partial(run, method="autodiff"), a, b, h0)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), pull(g), other(g))
+    jaxpr = str(jax.make_jaxpr(functools.partial(run, method="sequential"))(a, b, h0))
+    assert (f"f32[2,{time},2,99]" in jaxpr) == (time > 1)  # as real numbers
+
+
 @pytest.mark.parametrize("method", ["sequential", "associative", "pallas"])
 def test_the_cotangent_of_a_constant_in_half_precision(method):
     x = jnp.ones((12, 3))

@@ -86,8 +86,8 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
         # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then
         # eras are long. Both were measured; with 128 programs or more side by side short ones are faster.
         return Plan(32, 512, group=4) if programs(32) >= _FEW else Plan(32, 512, group=8, era=4, parts=2)
-    # Chunks of maps that are constant now and then are seldom read twice from end to end. With 400 programs they are the
-    # faster ones too where a scan is all there is, but not in the training steps of BMRU and PMRU.
+    # Chunks of maps that are constant now and then are seldom read twice from end to end. With 400 programs they are
+    # the faster ones too where a scan is all there is, but not in the training steps of BMRU and PMRU.
     in_chunks = op.overwrites and _ENOUGH <= programs(32) < 4 * _ENOUGH
     if programs(32) >= _ENOUGH and not in_chunks:
         return Plan(32 if programs(64) < _ENOUGH else 64, 192)
