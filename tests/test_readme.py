@@ -148,6 +148,18 @@ def test_the_table_of_steps_against_another_commit_is_what_was_measured():
         assert memory == [f"{row[key] / 2**20:,.0f} MiB" for key in ("temporary_bytes", "temporary_bytes_before")]
 
 
+def test_what_is_said_of_another_commit_on_a_cpu_is_what_was_measured():
+    model, layers = json.loads((ROOT / "results/benchmarks/against-cpu.json").read_text())["rows"]
+    now, before = (round(layers[key] / 2**20) for key in ("temporary_bytes", "temporary_bytes_before"))
+    least, median, most = layers["times_faster"]
+    assert (
+        f"takes {now} MiB of temporary memory where at commit 30ead9f it\ntook {before}, and is {median:.2f} times"
+        in README
+    )
+    assert f"({least:.2f} to {most:.2f}, seven rounds" in README
+    assert f"with norms and MLPs {model['times_faster'][1]:.2f} times" in README
+
+
 def test_what_associative_scan_takes_is_what_was_measured():
     rows = measured("scan-gpu.json", [8, 16384, 512])
     trees = {operator: row for (operator, method), row in rows.items() if method == "associative_scan, autodiff"}
