@@ -156,8 +156,8 @@ def _turned_back(op: Any, h0: Array, reverse: bool, h: Array, g: Array) -> tuple
     """The cotangents of (op, h0), for the same maps: what goes back is a scan of them, too."""
     axis = time_axis(op)
     a = op.a.astype(h0.dtype)
-    # Conjugates, as JAX negates the imaginary part of what comes from a real part and an imaginary one, and of what
-    # goes to them: XLA then leaves out both.
+    # Of conjugates, as JAX negates imaginary parts both of what comes from products behind the scan and of what goes
+    # to those before it: XLA has fewer negations to make then.
     total = _turned(Affine(a.conj(), g.conj()), jnp.zeros_like(h0), not reverse).conj()
     first, later, before = slice(1), slice(1, None), slice(-1)
     if reverse:

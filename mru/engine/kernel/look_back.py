@@ -171,7 +171,7 @@ class _Section:
 
     def ask_before(self, place: Array, count: Array, most: int) -> Any:
         """Ask for the trees at the `count` places before one, which are fewer than `most`."""
-        # Of the places before the last one, if they are fewer, that is asked for again.
+        # Where they are fewer than are asked for, the last of them is asked for again.
         return self.ask([jnp.maximum(place - jnp.maximum(count - number, 1), 0) for number in self._numbers(most)])
 
     def _numbers(self, most: int) -> list[Array]:
@@ -182,8 +182,7 @@ class _Section:
     def before(self, count: Array, asked: Any) -> Any:
         """The maps that were asked for as one, (1, lanes)."""
         answers = self.answers(asked, needed=count > 0)
-        maps = jax.tree.unflatten(self.tree, self.leaves)
-        maps = identity(maps, self.program.rows_shape)
+        maps = identity(jax.tree.unflatten(self.tree, self.leaves), self.program.rows_shape)
         for number, found in zip(self._numbers(len(answers) * self.program.grid.plan.parts + 1), answers, strict=True):
             maps = select(number < count, compose(found, maps), maps)
         return _composed(_rows(self.program, maps))
