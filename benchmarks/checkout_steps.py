@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,15 +44,10 @@ def measured(chosen: list[str]) -> list[dict[str, Any]]:
             return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, *data), (params, state))
 
         program = compiled(jax.jit(many).lower(params, state, *data), mesh)
-        jax.block_until_ready(program(params, state, *data))
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            jax.block_until_ready(program(params, state, *data))
-            times.append((time.perf_counter() - began) / steps)
+        seconds = _median_seconds(program, (params, state, *data), 3) / steps
         at = {"name": name, "dtype": dtype, "batch": batch, "length": 784, "width": width}
         temporary = program.memory_analysis().temp_size_in_bytes
-        found.append(at | {"seconds": statistics.median(times), "temporary_bytes": temporary})
+        found.append(at | {"seconds": seconds, "temporary_bytes": temporary})
     return found
 
 
@@ -67,15 +63,20 @@ def gradient_of_layers(name: str = "lru", batch: int = 16, length: int = 784, wi
         return jnp.square(x).sum()
 
     program = jax.jit(jax.grad(loss)).lower(variables, x).compile()
-    jax.block_until_ready(program(variables, x))
-    times = []
-    for _ in range(15):
-        began = time.perf_counter()
-        jax.block_until_ready(program(variables, x))
-        times.append(time.perf_counter() - began)
+    seconds = _median_seconds(program, (variables, x), 15)
     at = {"name": f"{name} x 4", "dtype": "float32", "batch": batch, "length": length, "width": width}
     temporary = program.memory_analysis().temp_size_in_bytes
-    return at | {"seconds": statistics.median(times), "temporary_bytes": temporary}
+    return at | {"seconds": seconds, "temporary_bytes": temporary}
+
+
+def _median_seconds(program: Callable[..., Any], args: tuple[Any, ...], count: int) -> float:
+    """Of so many calls, after one to warm up."""
+    times = []
+    for _ in range(1 + count):
+        began = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
 
 
 if __name__ == "__main__":

@@ -346,6 +346,10 @@ def test_against_another_checkout(monkeypatch, tmp_path):
     assert found.pop("seconds") > 0
     assert found.pop("temporary_bytes") > 2 * 784 * 4 * 8  # the states, at least
     assert found == {"name": "lru", "dtype": "float32", "batch": 2, "length": 784, "width": 4}
+    layers = checkout_steps.gradient_of_layers("lru", 2, 8, 4)
+    assert layers.pop("seconds") > 0
+    assert layers.pop("temporary_bytes") > 4 * 2 * 8 * 4 * 8  # the complex states of four layers
+    assert layers == {"name": "lru x 4", "dtype": "float32", "batch": 2, "length": 8, "width": 4}
     monkeypatch.setattr(sys, "argv", ["against", str(tmp_path / "benchmarks")])
     with pytest.raises(SystemExit, match=r"checkout must be a folder with benchmarks/train\.py, got"):
         against.main()

@@ -199,7 +199,7 @@ def test_a_clamp_passes_a_nan_on_through_all_chunks(where):
 @pytest.mark.parametrize("time", [2**25, 2**31 - 1])
 def test_chunks_of_long_sequences_are_counted_in_32_bits(time):
     chunks = 2112
-    grid = kernel_plan.Grid(time, 1, 1, chunks, 32, kernel_plan.Plan(1, 128, chunks))
+    grid = kernel_plan.Grid(time, 1, chunks, 32, kernel_plan.Plan(1, 128, chunks))
     firsts = jax.jit(grid.first_tile)(jnp.arange(chunks + 1, dtype=jnp.int32))
     np.testing.assert_array_equal(firsts, [chunk * -(-time // 32) // chunks for chunk in range(chunks + 1)])
 

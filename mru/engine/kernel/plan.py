@@ -110,7 +110,6 @@ class Grid:
     Attributes:
         time: T.
         channels: N.
-        lanes: Channels of a block.
         chunks: Parts of the time axis, each of a program of its own.
         tile: Steps that are read together.
         plan: From which it was made.
@@ -118,7 +117,6 @@ class Grid:
 
     time: int
     channels: int
-    lanes: int
     chunks: int
     tile: int
     plan: Plan
@@ -130,7 +128,12 @@ class Grid:
         most = 8 if not on_cuda() else _LONGEST if plan.looks_back else _UNIT
         tile = min(2 ** int(math.log2(max(1, plan.ahead // bytes_of_a_step))), most, pl.next_power_of_2(time))
         chunks = pl.cdiv(time, plan.parts * tile) if plan.looks_back else plan.chunks
-        return Grid(time, channels, plan.lanes, chunks, tile, plan)
+        return Grid(time, channels, chunks, tile, plan)
+
+    @property
+    def lanes(self) -> int:
+        """Channels of a block."""
+        return self.plan.lanes
 
     @property
     def blocks(self) -> int:
