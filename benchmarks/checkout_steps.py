@@ -2,8 +2,9 @@
 
 On a CPU it also has one gradient of four LRU layers without norms and MLPs.
 
-It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`, and
-`mru.training.devices.compiled`, by which its train steps are compiled, where there is such a function.
+It may be another checkout's code than this file's, so that nothing of it is used but `benchmarks.train.training`, the
+cells by their names, and `mru.training.devices.compiled`, by which its train steps are compiled, where there is such a
+function.
 """
 
 from __future__ import annotations

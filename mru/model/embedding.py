@@ -30,7 +30,7 @@ class Embedding(nnx.Embed):
     def __call__(self, tokens: Array) -> Array:  # type: ignore[override]
         """The rows (..., D) of int tokens (...); NaN for a token behind the end of the vocabulary."""
         table, dtype = self.embedding[...], self.dtype
-        narrow = jnp.dtype(dtype or table.dtype).itemsize == 2 and jnp.ndim(tokens) > 1
+        narrow = jnp.dtype(dtype).itemsize == 2 and jnp.ndim(tokens) > 1
         if narrow and len(table) <= _MOST_IN_PRODUCT and on_cuda():
             return _rows(table, jnp.asarray(tokens), dtype)
         return _read(table, tokens, dtype)

@@ -9,6 +9,7 @@ import pytest
 
 import tasks
 from mru.training import SPLITS
+from tasks import _philox, base
 from tasks.base import accuracy, cross_entropy
 
 TOKENS = ["flip_flop", "mod_k", "mqar", "parity", "selective_copy", "word_s3", "word_s5"]
@@ -100,9 +101,10 @@ def test_bits_and_numbers_of_a_batch_are_those_of_each_stream(count):
     words, draws = task._words("test", indices, count), task._uniform("test", indices, count)
     assert words.shape == draws.shape == (3, count)
     assert task._uniform("test", indices[:0], count).shape == (0, count)
-    for row, draw, raw in zip(
-        words, draws, (stream.bit_generator.random_raw(70) for stream in task._streams("test", indices))
-    ):
+    together = _philox.raw(base._key(task.name, 3, "test"), indices, count)
+    streams = (stream.bit_generator.random_raw(70) for stream in task._streams("test", indices))
+    for row, draw, one, raw in zip(words, draws, together, streams):
+        assert one.tolist() == raw[:count].tolist()
         halves = [half for bits in raw.tolist() for half in (bits % 2**32, bits >> 32)]
         assert row.tolist() == halves[:count]
         assert draw.tolist() == [(bits >> 11) / 2**53 for bits in raw.tolist()[:count]]

@@ -170,20 +170,17 @@ class _Section:
         return [jax.tree.unflatten(self.tree, [next(numbers) for _ in self.leaves]) for _ in range(count)]
 
     def ask_before(self, place: Array, count: Array, most: int) -> Any:
-        """Ask for the trees at the `count` places before one, which are fewer than `most`."""
-        # Where they are fewer than are asked for, the last of them is asked for again.
-        return self.ask([jnp.maximum(place - jnp.maximum(count - number, 1), 0) for number in self._numbers(most)])
-
-    def _numbers(self, most: int) -> list[Array]:
-        """Those of places that each part asks for: together fewer than `most` at least."""
+        """Ask for the trees at the `count` places before one, fewer than `most`; each part for some of them."""
         each = pl.cdiv(most - 1, self.program.grid.plan.parts)
-        return [self.program.part * each + i for i in range(each)]
+        numbers = [self.program.part * each + i for i in range(each)]
+        # Where they are fewer than are asked for, the last of them is asked for again.
+        return numbers, self.ask([jnp.maximum(place - jnp.maximum(count - number, 1), 0) for number in numbers])
 
     def before(self, count: Array, asked: Any) -> Any:
         """The maps that were asked for as one, (1, lanes)."""
-        answers = self.answers(asked, needed=count > 0)
+        numbers, asked = asked
         maps = identity(jax.tree.unflatten(self.tree, self.leaves), self.program.rows_shape)
-        for number, found in zip(self._numbers(len(answers) * self.program.grid.plan.parts + 1), answers, strict=True):
+        for number, found in zip(numbers, self.answers(asked, needed=count > 0), strict=True):
             maps = select(number < count, compose(found, maps), maps)
         return _composed(_rows(self.program, maps))
 

@@ -18,11 +18,11 @@ from mru.operators import Operator
 # Measured on an H200, like the numbers in `plan`: ...
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
 _ENOUGH = 512  # ... as do so many of a single walk, whose programs read further ahead; chunks are read twice.
-_ALMOST = 384  # Measured: 400 such programs are faster than chunks, 256 slower.
+_ALMOST = 384  # Measured: in training steps 400 such programs are faster than chunks; 256 are slower.
 _FEW = 64  # So few programs side by side leave room for many chunks at the same time.
 _LINE = 128  # Bytes that memory reads at once.
 _UNIT = 32  # Steps; chunks consist of whole units, and tiles of a power of two that divides one.
-_LONGEST = 64  # Steps of a tile, where a chunk is one.
+_LONGEST = 64  # Steps of a tile where programs look back.
 _MOST = 65_535  # programs along any axis of a grid but the first
 
 
