@@ -63,25 +63,16 @@ def _product_jvp(
     z = product(x, y, dimensions, precision, wide, sharding)
     (of_x, _), _ = dimensions
     # Rows of x have several axes, such as batch and time, where those that are summed come after them.
-    of_weights = in_parts if of_x[0] > 1 and sharding is None else narrow
+    of_weights = _in_parts if of_x[0] > 1 and sharding is None else narrow
     return z, (narrow(dx, y, dimensions) + of_weights(x, dy, dimensions, precision=precision)).astype(z.dtype)
 
 
-def in_parts(x: Array, y: Array, dimensions: Any, *, precision: Any = None, dtype: DTypeLike | None = None) -> Array:
-    """The product of x and weights y as one for each part of the rows of x, which transposed are summed in float32.
-
-    Args:
-        x: (rows, ...).
-        y: Weights.
-        dimensions: As for `jax.lax.dot_general`.
-        precision: Of it.
-        dtype: In which is multiplied, that of y if None.
-    """
+def _in_parts(x: Array, y: Array, dimensions: Any, precision: Any) -> Array:
+    """The product of x and weights y as one for each part of the rows of x, which transposed are summed in float32."""
     ((of_x, of_y), _), rows = dimensions, len(x)
     parts = max(n for n in range(1, _MOST_PARTS + 1) if rows % n == 0)
     split = x.reshape(parts, rows // parts, *x.shape[1:])
-    wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-    every = jnp.broadcast_to(wide, (parts, *y.shape)).astype(dtype or y.dtype)
+    every = jnp.broadcast_to(y.astype(jnp.promote_types(y.dtype, jnp.float32)), (parts, *y.shape)).astype(y.dtype)
     contracted = tuple(i + 1 for i in of_x), tuple(i + 1 for i in of_y)
     z = jax.lax.dot_general(split, every, (contracted, ((0,), (0,))), precision=precision)
     return z.reshape(rows, *z.shape[2:])
