@@ -3,10 +3,11 @@
 python -m benchmarks.input --data_dir DIR --out results/benchmarks/input-gpu.json [--task NAME ...] [--model.width 64]
 
 Steps are those of train.py: as many in one call, batches made ahead in its threads, the metrics of a call fetched while
-the next one runs. The share of the input is 1 - b / a, of seconds a with the pipeline and b without, medians of several
-times each, in turn. Beside it stands what the pipeline makes alone. The model is four blocks of BMRU of width 128,
-which is fast and so the harder on the pipeline; on a CPU it is one of width 8. Options of train.py change it. A task
-whose data set is not prepared is named so; where it can, it computes its examples.
+the next one runs. The share of the input is the median of 1 - b / a, of seconds a with the pipeline and b without,
+timed in turn: a host is now and then slower for seconds on end, which falls on both. Beside it stands what the pipeline
+makes alone. The model is four blocks of BMRU of width 128, which is fast and so the harder on the pipeline; on a CPU it
+is one of width 8. Options of train.py change it. A task whose data set is not prepared is named so; where it can, it
+computes its examples.
 """
 
 from __future__ import annotations
@@ -130,10 +131,11 @@ def measured(config: Config, repeats: int, seconds: float) -> dict[str, Any]:
         for clock, held in times.items():
             held.append(clock(count) / dispatch)
     a, b = (statistics.median(held) for held in times.values())
+    shares = [1 - without / given for given, without in zip(*times.values(), strict=True)]
     rate = alone(config, seconds)
     return {
         "length": config.task.length, "batch": batch, "steps_per_call": dispatch, "prepared": is_prepared(config.task),
-        "steps_per_second": 1 / a, "cached_steps_per_second": 1 / b, "share_of_input": 1 - b / a,
+        "steps_per_second": 1 / a, "cached_steps_per_second": 1 / b, "share_of_input": statistics.median(shares),
         "pipeline_steps_per_second": rate, "pipeline_examples_per_second": rate * batch,
         "seconds_with_input": times[steps.with_input], "seconds_cached": times[steps.without],
     }  # fmt: skip

@@ -224,7 +224,9 @@ def complete_all(parts: list[Part], folder: pathlib.Path, jobs: int, method: str
         command = [sys.executable, "-m", "benchmarks.memory", *words(part), "--method", method, "--out", str(folder)]
         done = subprocess.run(command, env=share | os.environ, text=True, stderr=subprocess.PIPE if jobs > 1 else None)
         if done.returncode and jobs > 1:
-            print(f"{' '.join(part[:2])}-{part.size}: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
+            # The driver of a GPU says what is wrong a line or two before where it says so, and a signal says nothing.
+            said = " | ".join(done.stderr.strip().splitlines()[-3:])
+            print(f"{' '.join(part[:2])}-{part.size}: exit code {done.returncode}: {said or 'silent'}", flush=True)
         return done.returncode
 
     failed = 0

@@ -310,9 +310,9 @@ def test_input_is_what_a_step_with_the_pipeline_takes_longer(tmp_path, monkeypat
 def test_plans_are_compared(tmp_path):
     """Interpreted; the plan that is chosen is among them."""
     out = tmp_path / "plans.json"
-    run("benchmarks.plans", "--shape", "1,64,8", "--operator", "affine", "--plan", "8,16,2,1,1,1", "--out", out)
+    run("benchmarks.plans", "--shape", "1,64,8", "--operator", "affine", "--plan", "8,16,2,1,1,1,1", "--out", out)
     rows = json.loads(out.read_text())["rows"]
-    expected = ("8,16,2,1,1,1", False), ("32,512,1,8,4,2", True)
+    expected = ("8,16,2,1,1,1,1", False), ("32,512,1,8,4,2,1", True)
     assert [(row["pass"], row["plan"], row["chosen"]) for row in rows] == [
         (which, *plan) for which in ("forward", "backward") for plan in expected
     ]
@@ -323,8 +323,11 @@ def test_plans_are_compared(tmp_path):
     for plan, calls in ((Plan(8, 16, 2), 3), (Plan(32, 512, group=8, era=4, parts=2), 1)):
         text = str(jax.make_jaxpr(functools.partial(plans.forward, plan))(op, h0))
         assert text.count("pallas_call[") == calls
-    for wrong in ("32,512,2,8,4,2", "32,512,1,8,4", "24,512,1,8,4,2", "32,x,1,8,4,2", "32,512,1,8,4,3", "8,16,2,1,4,1"):
-        with pytest.raises(argparse.ArgumentTypeError, match=r"six numbers such as 32,512,1,8,4,2.*got '" + wrong):
+    for wrong in (
+        "32,512,2,8,4,2,1", "32,512,1,8,4,2", "24,512,1,8,4,2,1", "32,x,1,8,4,2,1", "32,512,1,8,4,3,1",
+        "8,16,2,1,4,1,1", "64,128,8,1,1,1,3",
+    ):  # fmt: skip
+        with pytest.raises(argparse.ArgumentTypeError, match=r"seven numbers such as 32,512,1,8,4,2,1.*got '" + wrong):
             plans.text_of_a_plan(wrong)
 
 

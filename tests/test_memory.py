@@ -111,4 +111,4 @@ def test_what_is_there_is_left_alone(tmp_path, monkeypatch, capsys):
     argv = ["--task", "parity", "adding", "--cell", "lru", "--size", "32", "64", "--jobs", "2", "--out", str(tmp_path)]
     assert memory.main(argv) == 1
     assert sorted(words[1] + words[5] for words in ran) == ["adding32", "adding64", "parity64"]
-    assert "no room" in capsys.readouterr().out
+    assert "adding lru-64: exit code 1: error: no room" in capsys.readouterr().out

@@ -19,9 +19,8 @@ class Embedding(nnx.Embed):
     summed in the dtype of the table, float32, by additions that a GPU makes in its memory. It has none of bfloat16
     there, and a row that many steps share would be read, added to and written back by one step after the other.
 
-    Additions to the same number still wait for each other. So a GPU reads a small table as if there were several of it,
-    one step from this one and the next from that, of which none is ever made; but its gradient is summed in several, and
-    then over these.
+    Additions to the same number still wait for each other. So a GPU reads a small table as if there were several, of
+    which each step has one. They are never made, but the gradient is summed in as many, and then over these.
     """
 
     def __call__(self, tokens: Array) -> Array:  # type: ignore[override]

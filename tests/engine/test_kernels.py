@@ -143,6 +143,14 @@ def test_the_plan_fills_the_chip(shape, kind):
         assert programs <= 132 * 32  # as many as the chip holds at once
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [(Play, "float32"), (Affine, "complex64")])
+def test_chunks_of_much_computing_and_of_complex_channels_have_a_warp_for_32(kind, dtype):
+    start = jnp.zeros((8, 512), dtype)
+    divided = kernel_plan.plan(start, 16384, kind(start, start))
+    assert divided.chunks > 1
+    assert divided.lanes == 32 * divided.warps
+
+
 @pytest.mark.parametrize("name", ["latch", "relay", "clamp"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_selections_are_exact(name, reverse):

@@ -13,6 +13,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from mru.engine.kernel import backend
+from mru.engine.kernel.complexes import is_complex
 from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
@@ -57,6 +58,7 @@ class Plan:
             found, and this is how many chunks are a group; see `mru.engine.kernel.look_back`.
         era: Groups from one state that such programs publish to the next.
         parts: Tiles of a chunk of such a program, which takes them side by side, and no others.
+        warps: Of a program, for each of its parts. They share the channels.
     """
 
     lanes: int
@@ -65,6 +67,7 @@ class Plan:
     group: int = 1
     era: int = 1
     parts: int = 1
+    warps: int = 1
 
     @property
     def looks_back(self) -> bool:
@@ -80,7 +83,7 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
-    # Complex numbers are faster in chunks: 1.3 to 1.4 times the floor, where looking back took 1.4 to 1.5.
+    # Complex numbers are faster in chunks, in which 32 channels fill the lines that memory reads.
     words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
     if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
         # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then
@@ -94,8 +97,10 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     line = _LINE // like.dtype.itemsize
     if programs(line) >= _ALMOST and not in_chunks:
         return Plan(line, 384)
-    lanes = 32 if channels <= 32 else 64
-    return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)))
+    lanes = 32 if channels <= 32 or is_complex(like) else 64
+    # Where gates take much computing, two warps that share it are faster; where codes of 8 bits are written, slower.
+    warps = lanes // 32 if op.says("before_loop") else 1
+    return Plan(lanes, 128, max(1, min(_PROGRAMS // programs(lanes), time // _UNIT)), warps=warps)
 
 
 def _is_word(x: Array) -> bool:

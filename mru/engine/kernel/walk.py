@@ -148,7 +148,7 @@ def _launch(
         out_shape=list(map(complexes.pairs_like, like)),
         grid=(batch * grid.blocks, grid.chunks),
         input_output_aliases={len(arrays) + k: len(like) - len(blank) + k for k in range(len(blank))},
-        compiler_params=triton.CompilerParams(num_warps=grid.plan.parts, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=grid.plan.parts * grid.plan.warps, num_stages=1),
         interpret=not on_cuda(),
         name="mru_scan",
     )
