@@ -15,6 +15,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from mru.engine.planes import from_planes, planes
+
 _MOST_PARTS = 128  # of the rows, each of which has a cotangent of the weights of its own until they are summed
 
 
@@ -108,15 +110,12 @@ def accumulated(x: Array, y: Array, dimension_numbers: Any, dtype: jnp.dtype | N
 
 def complex_in(x: Array, b: Array, dtype: jnp.dtype | None) -> Array:
     """B x, complex (..., N), for a real x (..., D) and B stored as (D, 2, N), in one product."""
-    u = accumulated(x, b, (((x.ndim - 1,), (0,)), ((), ())), dtype)
-    # Backwards a split is one concatenation, where two slices would be padded, each on its own, and added.
-    real, imag = jax.lax.split(u, (1, 1), u.ndim - 2)
-    return jax.lax.complex(real.squeeze(-2), imag.squeeze(-2))
+    return from_planes(accumulated(x, b, (((x.ndim - 1,), (0,)), ((), ())), dtype))
 
 
 def real_out(h: Array, c: Array, dtype: jnp.dtype | None) -> Array:
     """Re(C h), (..., D), for a complex h (..., N) and C stored as (2, N, D)."""
     # The sign goes to the weights, which are fewer.
-    parts = jnp.stack([h.real, h.imag], -2).reshape(*h.shape[:-1], 2 * h.shape[-1])
+    parts = planes(h).reshape(*h.shape[:-1], 2 * h.shape[-1])
     weights = (c * jnp.array([[[1]], [[-1]]], c.dtype)).reshape(parts.shape[-1], c.shape[-1])
     return accumulated(parts, weights, (((parts.ndim - 1,), (0,)), ((), ())), dtype)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.engine.composition import Composition, alone, joined
+from mru.engine.planes import from_planes, planes
 from mru.engine.steps import assembled, at, backward_step, decoded, part, put, time_axis, time_of, varies, widen
 from mru.operators import Affine, Operator
 from mru.operators.base import State, select
@@ -129,8 +130,8 @@ def _turns(op: Operator, h0: State, reset: Array | None) -> bool:
 def _turned(op: Any, h0: Array, reverse: bool) -> Array:
     """Every state of h_t = a h_{t-1} + b_t, for complex a (N,) and b (..., T, N), written over b.
 
-    The numbers are real here, with the real parts of all channels before the imaginary ones, (..., T, 2, N). A product
-    before the scan gives both so, and one after it takes them so: XLA then leaves out what happens in between.
+    The numbers are real here, in planes (..., T, 2, N). A product before the scan gives them so, and one after it takes
+    them so: XLA then leaves out what happens in between.
     """
     axis, time = time_axis(op), time_of(op)
     a, b = op.a.astype(h0.dtype), op.b.astype(h0.dtype)
@@ -142,14 +143,8 @@ def _turned(op: Any, h0: Array, reverse: bool) -> Array:
         h = same * h + other * jnp.flip(h, -2) + at(out, t, axis)
         return h, put(out, h, t, axis)
 
-    _, out = jax.lax.fori_loop(0, time, body, (_apart(h0), _apart(b)))
-    real, imag = jax.lax.split(out, (1, 1), axis + 1)
-    return jax.lax.complex(real.squeeze(-2), imag.squeeze(-2))
-
-
-def _apart(x: Array) -> Array:
-    """Complex (..., N) as real (..., 2, N)."""
-    return jnp.stack([x.real, x.imag], -2)
+    _, out = jax.lax.fori_loop(0, time, body, (planes(h0), planes(b)))
+    return from_planes(out)
 
 
 def _turned_back(op: Any, h0: Array, reverse: bool, h: Array, g: Array) -> tuple[Operator, Array]:
