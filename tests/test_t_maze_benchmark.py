@@ -12,6 +12,8 @@ from benchmarks import recurrent_ppo
 from benchmarks.recurrent_ppo import Playing, Settings, Steps
 from tasks._t_maze_environment import Maze, TMazeEnvironment
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 MAZES, STEPS, RULES = 6, 40, TMazeEnvironment(2, 9)
 
 

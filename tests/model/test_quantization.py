@@ -8,6 +8,8 @@ from own_cells import LSTM
 import mru
 from mru.training.checkpoint import flatten
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CELLS = {
     "a scan": lambda: mru.cells.get("bmru")(6, 10, rngs=0),
     "a complex scan": lambda: mru.cells.get("lru")(6, 10, rngs=0),

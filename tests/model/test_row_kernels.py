@@ -10,6 +10,8 @@ import mru
 from mru.model import norms, row_kernels
 from mru.model.blocks import SequenceBlock
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def draw(shape, count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, *shape))
