@@ -30,5 +30,10 @@ class Embedding(nnx.Embed):
         if copies <= 1:
             return jnp.take(table, tokens, axis=0).astype(self.dtype)
         tables = jnp.broadcast_to(table, (copies, *table.shape))
-        of_steps = jnp.broadcast_to(jnp.arange(tokens.shape[-1]) % copies, tokens.shape)
-        return tables.at[of_steps, tokens].get(mode="fill", fill_value=jnp.nan).astype(self.dtype)
+        rows = tables.at[_in_turn(tokens.shape, copies), tokens].get(mode="fill", fill_value=jnp.nan)
+        return rows.astype(self.dtype)
+
+
+def _in_turn(shape: tuple[int, ...], copies: int) -> Array:
+    """Which of so many tables each step (..., T) has."""
+    return jnp.broadcast_to(jnp.arange(shape[-1]) % copies, shape)

@@ -54,6 +54,7 @@ def test_a_gradient_summed_in_several_tables_is_the_same(monkeypatch):
     np.testing.assert_array_equal(found, [[1000] * D] + [[0] * D] * (V - 1))
     jaxpr = str(jax.make_jaxpr(functools.partial(gradient, None, TOKENS))(jnp.ones(BARS.shape)))
     assert f"f32[3,{V},{D}]" in jaxpr
+    np.testing.assert_array_equal(embedding._in_turn((2, 5), 3), [[0, 1, 2, 0, 1]] * 2)
     layer = Embedding(V, D, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(layer(tokens), jnp.take(layer.embedding[...], tokens, axis=0))
     np.testing.assert_array_equal(layer(jnp.array(2)), layer.embedding[2])
