@@ -20,8 +20,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks.measure import compare, parser, report, start
-from benchmarks.scan import FLOORS, SHAPES, operator
+from benchmarks.measure import parser, report, start
+from benchmarks.scan import FLOORS, SHAPES, beside_an_add, operator
 from mru.engine.kernel import passes
 from mru.engine.kernel.plan import Plan, plan
 
@@ -44,7 +44,6 @@ def both(divided: Plan, op: Any, h0: jax.Array, g: jax.Array) -> Any:
 
 def rows(shape: tuple[int, ...], names: list[str], plans: list[str]) -> Iterator[dict[str, Any]]:
     """Each operator and pass by every plan, compared with an elementwise add at the same time."""
-    x, y = jnp.ones(shape), jnp.zeros(shape)
     for name in names:
         op = operator(name, shape)
         h0 = op.zero_state()[:, 0]
@@ -57,12 +56,11 @@ def rows(shape: tuple[int, ...], names: list[str], plans: list[str]) -> Iterator
             ("backward", both, (op, h0, g), sum(floors)),
         ):
             programs = {functools.partial(run, divided): args for divided in every.values()}
-            add, *found = compare({jnp.add: (x, y), **programs}).values()
-            rate = 3 * x.nbytes / add["seconds"]
+            found = beside_an_add(shape, floor, programs)
             for (text, divided), row in zip(every.items(), found, strict=True):
                 written = ",".join(map(str, dataclasses.astuple(divided)))
                 at = {"shape": shape, "operator": name, "plan": written, "chosen": text == "chosen", "pass": kind}
-                yield {**at, "floor_bytes": int(floor), **row, "roofline": floor / row["seconds"] / rate}
+                yield {**at, **row}
 
 
 def line(row: dict[str, Any]) -> str:

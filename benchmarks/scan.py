@@ -17,11 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import mru
 from benchmarks import rivals, torch_rivals
-from benchmarks.measure import compare, measure, parser, report, spread, start
+from benchmarks.measure import Foreign, compare, measure, parser, report, spread, start
 
 SHAPES = {
     "cpu": [(4, 16384, 64), (32, 1024, 64), (16, 784, 128), (1, 65536, 64), (1, 65536, 32)],
@@ -84,12 +83,28 @@ def gradient(scan: Callable, op: mru.operators.Operator, g: jax.Array) -> tuple[
     return h, [x for x in jax.tree.leaves(bar) if x.dtype != jax.dtypes.float0]
 
 
+def beside_an_add(
+    shape: tuple[int, ...], floor: float, programs: dict[Callable | Foreign, tuple]
+) -> list[dict[str, Any]]:
+    """How long programs take, and how near they come to their floor at the rate of an add at the same time.
+
+    Args:
+        shape: Of the arrays that are added, float32.
+        floor: Bytes that a program must move.
+        programs: As `compare` takes them.
+    """
+    x, y = jnp.ones(shape), jnp.zeros(shape)  # two: a cache would serve half of what is read of one
+    add, *found = compare({jnp.add: (x, y), **programs}).values()
+    rate = 3 * x.nbytes / add["seconds"]
+    return [{"floor_bytes": int(floor), **row, "roofline": floor / row["seconds"] / rate} for row in found]
+
+
 def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longest: int) -> Any:
     """Each operator and pass by every method, compared with an elementwise add at the same time."""
-    size = int(np.prod(shape)) * 4
-    x, y = jnp.ones(shape), jnp.zeros(shape)  # two: a cache would serve half of what is read of one
+    x, y = jnp.ones(shape), jnp.zeros(shape)
     at = {"shape": shape, "operator": "add", "method": "add", "pass": "forward"}
-    yield {**at, "floor_bytes": 3 * size, **measure(jnp.add, x, y), "roofline": 1.0}
+    yield {**at, "floor_bytes": 3 * x.nbytes, **measure(jnp.add, x, y), "roofline": 1.0}
+    del x, y
     if shape[1] > longest:
         methods = [method for method in methods if method not in ("mru sequential", "lax.scan, autodiff")]
     for name in operators:
@@ -103,15 +118,11 @@ def rows(shape: tuple[int, ...], operators: list[str], methods: list[str], longe
             (("forward", forward, scans), ("backward", forward + backward, gradients))
         ):
             others = {both_passes[i]: () for both_passes in outside.values()}
-            add, *found = compare({jnp.add: (x, y), **programs, **others}).values()
-            rate = 3 * size / add["seconds"]
+            found = beside_an_add(shape, floor, {**programs, **others})
             for method, row in zip([*methods, *outside], found, strict=True):
                 at = {"shape": shape, "operator": name, "method": method, "pass": kind}
                 ours = found[methods.index(OURS)]["timings"] if OURS in methods else None
-                yield {
-                    **at, "floor_bytes": floor, **row, "roofline": floor / row["seconds"] / rate,
-                    "times_ours": spread(row["timings"], ours) if ours else None,
-                }  # fmt: skip
+                yield {**at, **row, "times_ours": spread(row["timings"], ours) if ours else None}
 
 
 def draw(rows: list[dict[str, Any]], out: pathlib.Path) -> None:

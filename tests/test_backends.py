@@ -1,5 +1,7 @@
 """The walks by other backends of Pallas: the numbers where one is interpreted, and that both are lowered."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from reference import loop
 
 import mru
-from benchmarks import tpu_walk
+from benchmarks import backends, tpu_walk
 
 SHAPE = (8, 24, 256)
 RNG = np.random.default_rng(0)
@@ -47,3 +49,19 @@ def test_a_walk_is_lowered_for_mosaic_gpu(name):
     walk = jax.jit(lambda fields, h0: mosaic_walk.states(kind(*fields), h0, tile=8, under_way=2))
     lowered = walk.trace([single(x) for x in fields], single(H0)).lower(lowering_platforms=("cuda",))
     assert "mosaic_gpu" in lowered.as_text()
+
+
+def test_walks_are_compared():
+    """One that is interpreted, and one that is wrong."""
+    walk = functools.partial(tpu_walk.states, tile=8, interpret=True)
+    rows = list(backends.rows((8, 16, 128), {"right": walk, "wrong": lambda op, h0: walk(op, h0) + 1}))
+    assert [(row["operator"], row["method"]) for row in rows] == [
+        (name, method) for name in KINDS for method in ("mru auto", "right", "wrong")
+    ]
+    for row in rows:
+        assert row["floor_bytes"] == 3 * 4 * 8 * 16 * 128
+        assert row["roofline"] > 0
+        assert row["largest_difference"] == pytest.approx(float(row["method"] == "wrong"), abs=1e-5)
+        assert f"{1 / row['roofline']:.2f}x" in backends.line(row)
+    with pytest.raises(SystemExit, match="needs a GPU or a TPU, and JAX runs on cpu here"):
+        backends.forms("cpu")

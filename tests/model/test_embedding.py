@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from mru.model import embedding
@@ -50,6 +51,12 @@ def test_a_gradient_summed_in_several_tables_is_the_same(monkeypatch):
     expected = np.zeros((V + 1, D))
     np.add.at(expected, np.where(tokens < 0, V - 1, tokens), BARS)
     np.testing.assert_allclose(gradient(None, tokens, jnp.asarray(BARS, jnp.float32)), expected[:V], atol=1e-6)
+    bars = jnp.asarray(BARS, jnp.bfloat16)
+    expected = np.zeros((V + 1, D))
+    np.add.at(expected, np.where(tokens < 0, V - 1, tokens), np.asarray(bars, np.float64))
+    found = gradient(jnp.bfloat16, tokens, bars)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected[:V], atol=1e-6)
     found = gradient(jnp.bfloat16, np.zeros(1000, int), jnp.ones((1000, D), jnp.bfloat16))
     np.testing.assert_array_equal(found, [[1000] * D] + [[0] * D] * (V - 1))
     jaxpr = str(jax.make_jaxpr(functools.partial(gradient, None, TOKENS))(jnp.ones(BARS.shape)))
@@ -65,3 +72,23 @@ def test_a_large_table_is_read_once(monkeypatch):
     monkeypatch.setattr(embedding, "_BYTES", V * D)
     jaxpr = str(jax.make_jaxpr(functools.partial(gradient, None, TOKENS))(jnp.ones(BARS.shape)))
     assert f",{V},{D}]" not in jaxpr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_several_tables_give_the_same_derivative_forward(monkeypatch, dtype):
+    monkeypatch.setattr(embedding, "on_cuda", lambda: True)
+    graphdef, params = nnx.split(Embedding(V, D, dtype=dtype, rngs=nnx.Rngs(0)))
+    change = jax.tree.map(lambda x: jnp.ones_like(x).at[3].set(2), params)
+    y, bar = jax.jvp(lambda params: nnx.merge(graphdef, params)(TOKENS), (params,), (change,))
+    np.testing.assert_array_equal(y, nnx.merge(graphdef, params)(TOKENS))
+    np.testing.assert_array_equal(np.asarray(bar, np.float32)[..., 0], np.where(TOKENS == 3, 2, 1))
+
+
+@pytest.mark.parametrize(("cuda", "sums"), [(False, f"tensor<{V}x{D}xf32>"), (True, f"tensor<16x{V}x{D}xf32>")])
+def test_a_gpu_is_given_no_bfloat16_additions_in_memory(monkeypatch, cuda, sums):
+    monkeypatch.setattr(embedding, "on_cuda", lambda: cuda)
+    graphdef, params = nnx.split(Embedding(V, D, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    grad = jax.jit(jax.grad(lambda params: nnx.merge(graphdef, params)(TOKENS).astype(jnp.float32).sum()))
+    program = jax.export.export(grad, platforms=["cuda"])(params).mlir_module()
+    (scatter,) = (part.split(") -> ")[1] for part in program.split('"stablehlo.scatter"')[1:])
+    assert scatter.startswith(sums)
