@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import time
@@ -187,8 +188,7 @@ def train(
         return state, progress
     dispatch = settings.dispatch(step)
     with contextlib.ExitStack() as exits:
-        stream = exits.enter_context(contextlib.closing(batches_from(config, step, dispatch)))
-        batches = (trainer.place(batch, 1) for batch in stream)
+        batches = exits.enter_context(contextlib.closing(batches_from(trainer, step, dispatch)))
         first = next(batches)
         with clock.compiling():
             trainer.compile(state, first)
@@ -229,8 +229,9 @@ def last_good(config: Config) -> str:
     return f"last good checkpoint: {config.workdir / 'checkpoints' / str(steps[-1]) if steps else 'none was saved yet'}"
 
 
-def batches_from(config: Config, step: int, dispatch: int) -> Any:
-    """The training batches of this process from a step on, `dispatch` steps in each element."""
+def batches_from(trainer: Trainer, step: int, dispatch: int) -> Any:
+    """The training batches from a step on, on the mesh, `dispatch` steps in each element."""
+    config = trainer.config
     return train_batches(
         config.task,
         batch_size=config.train.batch_size,
@@ -240,6 +241,7 @@ def batches_from(config: Config, step: int, dispatch: int) -> Any:
         buckets=config.train.buckets,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        place=functools.partial(trainer.place, axis=1),
     )
 
 

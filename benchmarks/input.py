@@ -65,11 +65,11 @@ def is_prepared(task: Any) -> bool:
     return not isinstance(task, Computed) or task.arrays is not None
 
 
-def stream(config: Config) -> contextlib.closing[Any]:
+def stream(config: Config, **place: Any) -> contextlib.closing[Any]:
     """The batches that train.py asks for."""
     of = config.train
     return contextlib.closing(
-        train_batches(config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch())
+        train_batches(config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch(), **place)
     )
 
 
@@ -101,8 +101,8 @@ class Steps:
 
     def with_input(self, count: int) -> float:
         """Seconds of a call whose batch comes from the pipeline."""
-        with stream(self.config) as batches:
-            return self._clock((self.trainer.place(batch, 1) for batch in batches), count)
+        with stream(self.config, place=functools.partial(self.trainer.place, axis=1)) as batches:
+            return self._clock(batches, count)
 
     def without(self, count: int) -> float:
         """Seconds of a call on the one batch that is on the device."""

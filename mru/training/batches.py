@@ -7,6 +7,7 @@ grain's own costs some 8 us an example, more than making the example.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import grain
 import numpy as np
@@ -31,7 +32,8 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
-) -> grain.DatasetIterator[Batch]:
+    place: Callable[[Batch], Any] = lambda batch: batch,
+) -> grain.DatasetIterator[Any]:
     """Training batches without end, from optimiser step `start_step` on.
 
     Step s takes examples `[s * batch_size, (s + 1) * batch_size)` of a stream that visits every training example once
@@ -49,10 +51,11 @@ def train_batches(
         process_index: This process; it gets that contiguous slice of every global batch.
         process_count: Number of processes.
         prefetch: Elements made ahead, in as many threads; 0 makes each when it is asked for.
+        place: What becomes of an element in its thread: `Trainer.place` takes longer than short steps leave time for.
 
     Returns:
-        An iterator of what `task.examples` returns, with leading axes `(K, batch_size / process_count)`. Its `close()`
-        ends the threads; leaving the program does too.
+        An iterator of what `task.examples` returns, with leading axes `(K, batch_size / process_count)`, placed. Its
+        `close()` ends the threads; leaving the program does too.
 
     Raises:
         ValueError: an argument out of range, or a batch that the processes cannot share equally.
@@ -73,13 +76,13 @@ def train_batches(
     indices_at = unsorted if buckets == 1 else sorted_stream(task, unsorted, batch_size, buckets, seed)
     within = np.arange(steps_per_batch * batch_size)
 
-    def element(number: int) -> Batch:
+    def element(number: int) -> Any:
         indices = indices_at((start_step + number * steps_per_batch) * batch_size + within)
         mine = indices.reshape(steps_per_batch, batch_size)[:, here]
         arrays = _examples(task, "train", mine.reshape(-1))
         batch = {key: array.reshape(*mine.shape, *array.shape[1:]) for key, array in arrays.items()}
         # All processes cut alike, so each looks at the examples of all.
-        return cut(task, batch, buckets, "train", indices, axis=1)
+        return place(cut(task, batch, buckets, "train", indices, axis=1))
 
     return _ahead(task, "train", element, ENDLESS, prefetch)
 
@@ -165,8 +168,8 @@ def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
 
 
 def _ahead(
-    task: Task, split: str, element: Callable[[int], Batch], elements: int, prefetch: int
-) -> grain.DatasetIterator[Batch]:
+    task: Task, split: str, element: Callable[[int], Any], elements: int, prefetch: int
+) -> grain.DatasetIterator[Any]:
     if prefetch < 0:
         raise ValueError(f"prefetch = {prefetch}, allowed: an integer >= 0")
     # No example, but the data set is read: what is missing is missed here, and no two threads read it at once.

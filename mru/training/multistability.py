@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,7 +25,7 @@ from mru.dynamics import attractors
 from mru.dynamics._cells import flat
 from mru.dynamics.layers import layer, layers
 from mru.model import SequenceModel
-from mru.training.batches import train_batches
+from mru.training.batches import Batch, train_batches
 from mru.training.messages import compiling, say
 
 if TYPE_CHECKING:
@@ -143,14 +142,15 @@ def _warm_layer(trainer: Trainer, state: TrainState, name: str) -> TrainState:
     return dataclasses.replace(state, params=params)
 
 
-def _batches(trainer: Trainer) -> Generator[dict[str, Array], None, None]:
-    """The training batches of the run, from its first on."""
+def _batches(trainer: Trainer) -> Any:
+    """The training batches of the run, on the mesh, from its first on."""
     config = trainer.config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    stream = train_batches(trainer.task, batch_size=config.batch_size, seed=config.seed, **processes)
-    with contextlib.closing(stream):
-        for batch in stream:
-            yield trainer.place({name: x[0] for name, x in batch.items()}, 0)
+
+    def place(batch: Batch) -> dict[str, Array]:
+        return trainer.place({name: x[0] for name, x in batch.items()}, 0)
+
+    return train_batches(trainer.task, batch_size=config.batch_size, seed=config.seed, place=place, **processes)
 
 
 def _given(trainer: Trainer, batch: dict[str, Array]) -> dict[str, Any]:

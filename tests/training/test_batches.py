@@ -117,6 +117,18 @@ def test_closing_ends_the_threads():
     assert not any(thread.is_alive() for thread in ours)
 
 
+def test_elements_are_placed_in_the_threads_that_make_them():
+    threads = set()
+
+    def place(batch):
+        threads.add(threading.current_thread().name)
+        return batch["inputs"].sum()
+
+    placed = take(3, place=place)
+    assert placed == [batch["inputs"].sum() for batch in take(3)]
+    assert all(name.startswith("grain-prefetch") for name in threads), threads
+
+
 def test_leaving_without_closing_does_not_hang():
     code = (
         "import tasks; from mru.training.batches import train_batches\n"

@@ -96,6 +96,15 @@ def unsplit(tree: Any) -> Any:
     )
 
 
+def joined(tree: Any) -> Any:
+    """The arrays of a tree, those of real and imaginary parts as complex ones again."""
+    return jax.tree.map(
+        lambda x: jax.lax.complex(x.real, x.imag) if isinstance(x, Complex) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, Complex),
+    )
+
+
 def views(refs: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
     """What a kernel got for some arrays, with two views for a complex one."""
     return [Complex(View(ref, 0), View(ref, 1)) if is_complex(x) else ref for ref, x in zip(refs, arrays, strict=True)]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from mru.engine.kernel.complexes import Complex
+from mru.engine.kernel.complexes import Complex, joined
 from mru.engine.kernel.plan import Grid
 from mru.engine.kernel.program import Program
 from mru.operators.base import select
@@ -88,7 +88,7 @@ class Board:
         leaves, tree = jax.tree.flatten(self.state)
         rows = [published[:, k - len(leaves)] for k in range(len(leaves))]
         numbers = [_number(row, like.dtype) for row, like in zip(rows, leaves, strict=True)]
-        return jax.tree.unflatten(tree, numbers)
+        return joined(jax.tree.unflatten(tree, numbers))
 
     def starts(self, program: Program, published: Any, maps: Callable[[], Any], first: Any) -> tuple[Any, Array]:
         """The states that the parts of a program's chunk start from, (parts, lanes), and 0 that is known only then.
