@@ -116,10 +116,11 @@ def test_plans_without_chunks_match_the_loop(enough, monkeypatch):
 
 
 @pytest.mark.usefixtures("retraced")
-@pytest.mark.parametrize("name", ["affine", "constant a"])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("few", [0, 64])
-def test_groups_of_chunks_match_the_loop(name, reverse, few, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "few"), [("affine", 0), ("affine", 64), ("constant a", 0), ("constant a", 64), ("complex affine", 0)]
+)
+def test_groups_of_chunks_match_the_loop(name, few, reverse, monkeypatch):
     """Eras of which each hands its last state to the next one; the last era, group, chunk and part cut short."""
     monkeypatch.setattr(kernel_plan, "_FEW", few)
     plan = kernel_plan.plan(jnp.zeros((1, 3)), 1000, Affine(jnp.zeros(3), jnp.zeros((1000, 3))))
@@ -145,10 +146,20 @@ def test_the_plan_fills_the_chip(shape, kind):
 
 @pytest.mark.parametrize(("kind", "dtype"), [(Play, "float32"), (Affine, "complex64")])
 def test_chunks_of_much_computing_and_of_complex_channels_have_a_warp_for_32(kind, dtype):
-    start = jnp.zeros((8, 512), dtype)
-    divided = kernel_plan.plan(start, 16384, kind(start, start))
+    start = jnp.zeros((1, 256), dtype)
+    divided = kernel_plan.plan(start, 65536, kind(start, start))
     assert divided.chunks > 1
     assert divided.lanes == 32 * divided.warps
+
+
+@pytest.mark.parametrize("shape", [(8, 16384, 512), (32, 1024, 512), (100, 784, 128)])
+def test_complex_maps_look_back_if_no_coefficient_is_constant(shape):
+    """Those of LRU and S5 are constant, and walk by other plans."""
+    batch, time, channels = shape
+    start = jnp.zeros((batch, channels), jnp.complex64)
+    fields = jax.ShapeDtypeStruct(shape, jnp.complex64)
+    assert kernel_plan.plan(start, time, Affine(fields, fields)).looks_back
+    assert not kernel_plan.plan(start, time, Affine(start[0], fields)).looks_back
 
 
 @pytest.mark.parametrize("name", ["latch", "relay", "clamp"])

@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 
 from mru.engine.kernel import backend
 from mru.engine.kernel.complexes import is_complex
+from mru.engine.steps import varies
 from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
@@ -83,12 +84,15 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
-    # Complex numbers are faster in chunks, in which 32 channels fill the lines that memory reads.
-    words = like.dtype == jnp.float32 and all(_is_word(x) for x in jax.tree.leaves(op))
-    if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
-        # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then
-        # eras are long. Both were measured; with 128 programs or more side by side short ones are faster.
-        return Plan(32, 512, group=4) if programs(32) >= _FEW else Plan(32, 512, group=8, era=4, parts=2)
+    # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then eras
+    # are long. Both were measured; with 128 programs or more side by side short ones are faster. Complex maps look back
+    # only there, and only if no coefficient is constant, as with one they take three times as long to compile.
+    few, of_reals = programs(32) < _FEW, not is_complex(like)
+    if not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT and all(map(_is_word, jax.tree.leaves((op, like)))):
+        if not few and (of_reals or all(varies(op))):
+            return Plan(32, 512, group=4)
+        if few and of_reals:
+            return Plan(32, 512, group=8, era=4, parts=2)
     # Chunks of maps that are constant now and then are seldom read twice from end to end. With 400 programs they are
     # the faster ones too where a scan is all there is, but not in the training steps of BMRU and PMRU.
     in_chunks = op.overwrites and _ENOUGH <= programs(32) < 4 * _ENOUGH
@@ -105,7 +109,7 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
 
 def _is_word(x: Array) -> bool:
     """If what becomes of these numbers in the kernel can be published; see `mru.engine.kernel.look_back`."""
-    return x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.floating)
+    return x.dtype == jnp.bool_ or (jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits <= 32)
 
 
 @dataclasses.dataclass(frozen=True)
