@@ -39,6 +39,7 @@ METHODS = {
 FLOORS = {
     "affine": (3, 5),
     "complex affine": (3, 5),
+    "complex affine, slow": (3, 5),  # its states fade by at most 1 % a step, and a chunk never forgets what came before
     "constant a": (2, 3),
     "latch": (2.25, 2.25),
     "clamp": (3, 6),
@@ -59,6 +60,8 @@ def operator(name: str, shape: tuple[int, ...]) -> mru.operators.Operator:
             return mru.Affine(decay, x)
         case "complex affine":
             return mru.Affine(jax.lax.complex(decay * 0.7, decay * 0.7), jax.lax.complex(x, y))
+        case "complex affine, slow":
+            return mru.Affine((1 - decay / 100) * jnp.exp(6j * decay), jax.lax.complex(x, y))
         case "constant a":
             return mru.Affine(decay[0, 0], x)
         case "latch":

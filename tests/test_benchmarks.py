@@ -40,6 +40,7 @@ def weights(name, shape):
 RECORDED = {
     "affine": (0.00, 5.01, 296),
     "complex affine": (0.00, 10.01, 163),
+    "complex affine, slow": (0.00, 10.01, 163),
     "constant a": (0.00, 3.01, 271),
     "latch": (1.00, 5.01, 188),
     "clamp": (0.00, 5.01, 240),

@@ -19,7 +19,8 @@ from mru.operators import Operator
 
 # Measured on an H200, like the numbers in `plan`: ...
 _PROGRAMS = 132 * 12  # ... so many programs keep enough loads under way, the same number on each of its processors, ...
-_ENOUGH = 512  # ... as do so many of a single walk, whose programs read further ahead; chunks are read twice.
+_OF_COMPLEX = 132 * 8  # ... as do so many of complex numbers, which are larger, ...
+_ENOUGH = 512  # ... and so many of a single walk, whose programs read further ahead; chunks are read twice.
 _ALMOST = 384  # Measured: in training steps 400 such programs are faster than chunks; 256 are slower.
 _FEW = 64  # So few programs side by side leave room for many chunks at the same time.
 _LINE = 128  # Bytes that memory reads at once.
@@ -84,15 +85,17 @@ def plan(start: Any, time: int, op: Operator) -> Plan:
     def programs(lanes: int) -> int:
         return batch * pl.cdiv(channels, lanes)
 
-    # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era: then eras
-    # are long. Both were measured; with 128 programs or more side by side short ones are faster. Complex maps look back
-    # only there, and only if no coefficient is constant, as with one they take three times as long to compile.
-    few, of_reals = programs(32) < _FEW, not is_complex(like)
-    if not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT and all(map(_is_word, jax.tree.leaves((op, like)))):
-        if not few and (of_reals or all(varies(op))):
+    # Complex maps with a constant coefficient would take three times as long to compile, and go on below.
+    words = all(map(_is_word, jax.tree.leaves((op, like)))) and (not is_complex(like) or all(varies(op)))
+    if words and not op.overwrites and 2 * _UNIT <= time <= _MOST * _UNIT:
+        if programs(32) >= _FEW:
             return Plan(32, 512, group=4)
-        if few and of_reals:
+        # Where few sequences and channels fill the chip with chunks, many of these wait for the state of an era. Then
+        # long eras are faster, and of complex maps chunks that are read twice. All were measured with 8 programs side
+        # by side; with 128 or more the plan above is faster.
+        if not is_complex(like):
             return Plan(32, 512, group=8, era=4, parts=2)
+        return Plan(32, 256, min(_OF_COMPLEX // programs(32), time // _UNIT))
     # Chunks of maps that are constant now and then are seldom read twice from end to end. With 400 programs they are
     # the faster ones too where a scan is all there is, but not in the training steps of BMRU and PMRU.
     in_chunks = op.overwrites and _ENOUGH <= programs(32) < 4 * _ENOUGH
