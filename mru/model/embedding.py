@@ -8,7 +8,8 @@ from jax import Array
 
 from mru.engine.kernel import on_cuda
 
-# Measured on an H200 with 256 tokens, as frequent as words are: one table took 7 % of a training step, 16 took 2 %.
+# Measured on an H200, with tokens as frequent as words are: of 256, one table took 7 % of a training step, 16 took 2 %.
+# Of 32,000, in 16 MiB, one took 5 %, two 4 %, and four 5 %, as they are filled with zeros and summed, too.
 _COPIES, _BYTES = 16, 2**25  # so many tables at most, and of so many bytes together
 
 
