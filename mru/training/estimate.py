@@ -4,9 +4,10 @@ All needs are lower bounds: a run that is refused could not have been. A step ke
 
     the parameters and the two moments of AdamW, and all gradients at once where they are clipped by their common norm;
     for the backward pass, of each block one array (batch, time, width) at least, also where it is computed again;
+    two elements of the stream of batches, one in use and one made ahead;
 
-and on the host each process holds two elements of the stream of batches, one in use and one made ahead. A point of the
-retention curve takes all inputs of its first examples. What else XLA and the cells keep, nothing here knows.
+and on the host each process makes one of these. A point of the retention curve takes all inputs of its first examples.
+What else XLA and the cells keep, nothing here knows.
 """
 
 from __future__ import annotations
@@ -67,13 +68,16 @@ def check(config: Config, mesh: Mesh) -> None:
         UserError: They do not; the message says what is needed, what there is, and which settings to lower.
         MissingData: The data set of the task has not been prepared.
     """
-    on_device = {PARAMETERS: parameters(config, mesh), ACTIVATIONS: activations(config, mesh)}
-    examples = config.train.batch_size // jax.process_count() * config.train.dispatch()
-    on_host = {BATCHES: 2 * examples * example(config.task)}
+    element = config.train.batch_size * config.train.dispatch() * example(config.task)
+    on_device = {
+        PARAMETERS: parameters(config, mesh), ACTIVATIONS: activations(config, mesh), BATCHES: 2 * element // mesh.size,
+    }  # fmt: skip
     devices, host = jax.local_devices(), host_memory()
     if devices[0].platform == "cpu":
-        on_host |= {name: len(devices) * needed for name, needed in on_device.items()}
+        here = mesh.size // jax.process_count()
+        on_host = {name: here * needed for name, needed in on_device.items()}
     else:
+        on_host = {BATCHES: element // jax.process_count()}
         stats = [device.memory_stats() or {} for device in devices]
         limits = [held["bytes_limit"] for held in stats if "bytes_limit" in held]
         _require("each device", on_device, min(limits, default=None))

@@ -84,19 +84,38 @@ def test_what_does_not_fit_on_the_host(here, nothing_compiles, monkeypatch):
 
 
 def test_what_does_not_fit_on_a_device(here, monkeypatch):
-    config, limit = config_of(here), []
+    limit = []
     device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": limit[0]})
     unknown = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     monkeypatch.setattr(jax, "local_devices", lambda: [unknown, device])
-    needed = estimate.parameters(config, mesh_of()) + estimate.activations(config, mesh_of())
-    limit[:] = [needed]
-    estimate.check(config, mesh_of())
-    limit[:] = [needed - 1]
-    with pytest.raises(UserError, match=r"on each device, which has .*; lower train\.batch_size, model\.width"):
-        estimate.check(config, mesh_of())
-    wide = config_of(here, "--model.width", "4000", "--train.batch_size", "1")
+    wide = "--model.width", "32", "--train.steps_per_dispatch", "1"
+    for argv, steps, data, largest in (
+        ((), 10, 1, "batches; lower train.batch_size, train.steps_per_dispatch"),
+        ((), 10, 2, "batches; lower train.batch_size, train.steps_per_dispatch"),
+        (wide, 1, 1, "activations, .*; lower train.batch_size, model.width"),
+    ):
+        config, mesh = config_of(here, *argv), mesh_of(data)
+        batches = 2 * steps * 8 * 4 * 21 // data  # as on a host, and split over the devices
+        needed = batches + estimate.parameters(config, mesh) + estimate.activations(config, mesh)
+        limit[:] = [needed]
+        estimate.check(config, mesh)
+        limit[:] = [needed - 1]
+        with pytest.raises(UserError, match=f"on each device, which has .* for {largest}"):
+            estimate.check(config, mesh)
+    wider = config_of(here, "--model.width", "4000", "--train.batch_size", "1")
     with pytest.raises(UserError, match=r"for parameters, .*; lower model\.width"):
-        estimate.check(wide, mesh_of())
+        estimate.check(wider, mesh_of())
+
+
+def test_the_host_of_a_device_makes_one_element(here, monkeypatch):
+    device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    element = 8 * 10 * 4 * 21
+    monkeypatch.setattr(estimate, "host_memory", lambda: element)
+    estimate.check(config_of(here), mesh_of())
+    monkeypatch.setattr(estimate, "host_memory", lambda: element - 1)
+    with pytest.raises(UserError, match=r"on the host, which has .* for batches"):
+        estimate.check(config_of(here), mesh_of())
 
 
 def test_a_point_of_the_retention_curve_that_does_not_fit(here, monkeypatch):
