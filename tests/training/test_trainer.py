@@ -9,6 +9,7 @@ from flax import nnx
 from train_helpers import TINY, make_trainer, run_steps
 
 import mru
+import train
 from mru.training import checkpoint
 from mru.training import trainer as trainers
 from mru.training.batches import train_batches
@@ -29,6 +30,18 @@ def test_steps_in_one_dispatch_are_the_same_steps(plain):
     np.testing.assert_allclose(same, losses, rtol=1e-5)
     assert int(together.step) == int(state.step) == 10
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together.params, state.params)
+
+
+def test_the_train_loop_is_given_batches_that_lie_on_the_mesh(plain):
+    trainer, *_ = plain
+    with contextlib.closing(train.batches_from(trainer, 3, 2)) as batches:
+        first = next(batches)
+    with contextlib.closing(train_batches(trainer.task, batch_size=8, seed=0, start_step=3, steps_per_batch=2)) as made:
+        expected = next(made)
+    assert first.keys() == expected.keys()
+    for name, x in first.items():
+        assert x.sharding.mesh == trainer.mesh
+        np.testing.assert_array_equal(x, expected[name])
 
 
 def test_a_train_step_by_hand(plain):
