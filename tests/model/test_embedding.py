@@ -74,6 +74,16 @@ def test_a_large_table_is_read_once(monkeypatch):
     assert f",{V},{D}]" not in jaxpr
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "width", "tables"), [(16, 128, 16), (256, 128, 16), (32000, 128, 2), (50257, 768, 1)]
+)
+def test_small_tables_are_read_in_turns_and_large_ones_once(vocabulary, width, tables, monkeypatch):
+    monkeypatch.setattr(embedding, "on_cuda", lambda: True)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: Embedding(vocabulary, width, rngs=nnx.Rngs(0))))
+    rows = jax.make_jaxpr(lambda params, tokens: nnx.merge(graphdef, params)(tokens))(params, TOKENS)
+    assert (f"f32[{tables},{vocabulary},{width}]" in str(rows)) == (tables > 1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_several_tables_give_the_same_derivative_forward(monkeypatch, dtype):
     monkeypatch.setattr(embedding, "on_cuda", lambda: True)
