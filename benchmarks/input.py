@@ -65,11 +65,11 @@ def is_prepared(task: Any) -> bool:
     return not isinstance(task, Computed) or task.arrays is not None
 
 
-def stream(config: Config, **place: Any) -> contextlib.closing[Any]:
-    """The batches that train.py asks for."""
+def stream(config: Config, **options: Any) -> contextlib.closing[Any]:
+    """The batches that train.py asks for; more options are those of `train_batches`."""
     of = config.train
     return contextlib.closing(
-        train_batches(config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch(), **place)
+        train_batches(config.task, batch_size=of.batch_size, seed=of.seed, steps_per_batch=of.dispatch(), **options)
     )
 
 

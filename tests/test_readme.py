@@ -1,5 +1,6 @@
 """What the README shows works: its code blocks, its commands, its links."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -7,12 +8,15 @@ import shlex
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import image
 
 import mru
 import tasks
+from mru.engine.kernel import plan as kernel_plan
 from mru.training import command_line, commands
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -136,6 +140,31 @@ def test_the_tables_of_speed_on_a_gpu_are_what_was_measured():
         spread = {tuple(r["shape"]): r["times_ours"] for r in every if (r["method"], r["pass"]) == (rival, which)}
         texts = ["{1:.2f} ({0:.2f} to {2:.2f})".format(*spread.get(tuple(shape), [0, 0, 0])) for shape in shapes]
         assert shown == [text.replace("0.00 (0.00 to 0.00)", "not measured") for text in texts]
+
+
+def test_what_is_said_of_complex_maps_is_what_was_measured_by_the_plans_that_are_chosen():
+    rows = json.loads((ROOT / "results/benchmarks/complex-plans-gpu.json").read_text())["rows"]
+
+    def chosen(batch, time, channels):
+        fields = jax.ShapeDtypeStruct((batch, time, channels), jnp.complex64)
+        divided = kernel_plan.plan(fields.update(shape=(batch, channels)), time, mru.Affine(fields, fields))
+        return ",".join(map(str, dataclasses.astuple(divided)))
+
+    def over_its_floor(operator, shape, plan):
+        return {
+            f"{1 / r['roofline']:.2f}"
+            for r in rows
+            if (r["operator"], tuple(r["shape"]), r["plan"], r["pass"]) == (operator, shape, plan, "backward")
+        }
+
+    fast, slow = "complex affine", "complex affine, slow"
+    longer, shorter, single = (8, 16384, 512), (32, 1024, 512), (1, 65536, 256)
+    assert over_its_floor(slow, longer, "32,128,12,1,1,1,1") == {"1.63"}  # as the table was made
+    measured = [(fast, longer, "1.35"), (slow, shorter, "1.21"), (fast, single, "1.58"), (slow, single, "1.66")]
+    for operator, shape, ratio in measured:
+        assert over_its_floor(operator, shape, chosen(*shape)) == {ratio}
+    said = README[README.index("So did, at (8, 16384, 512)") :].split("\n\n")[0]
+    assert re.findall(r"\b\d\.\d\d\b", said) == ["1.63", *(ratio for *_, ratio in measured)]
 
 
 def test_the_table_of_steps_against_another_commit_is_what_was_measured():
