@@ -9,8 +9,8 @@ on validation, and test is told of its five runs alone: at the length of trainin
 where the sequences are read in chunks with the state carried.
 
 A part becomes results/memory/TASK/CELL-SIZE.json. Those that are there are left alone, so that the work can be cut over
-hours and machines; each is a process of its own, `--jobs` of them at a time. `--table` makes results/memory.md from the
-files alone.
+hours and machines; each is a process of its own, `--jobs` of them at a time. `--table` makes results/memory.md and
+results/figures/memory.png from the files alone.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from flax import nnx
 
 import mru.cells
 import tasks
-from benchmarks import memory_table
+from benchmarks import memory_figure, memory_table
 from benchmarks.together import Together, taken
 from mru.cells import ScanCell
 from mru.dynamics.layers import input_name, layers
+from mru.plots import style
 from mru.training import devices, provenance
 from mru.training.checksum import sealed
 from mru.training.command_line import config_of
@@ -248,13 +249,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--jobs", type=int, default=1, help="parts at a time")
     arguments.add_argument("--method", default="auto", help="model.method of all runs")
     arguments.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the files; the table is beside")
-    arguments.add_argument("--table", action="store_true", help="make the table of the files that there are")
+    arguments.add_argument("--table", action="store_true", help="make the table and the picture of what there is")
     given = arguments.parse_args(argv)
     try:
         if given.table:
-            page = memory_table.page(memory_table.read(given.out), list(TASKS), cells(), SIZES)
-            write(given.out.with_suffix(".md"), page)
-            print(f"wrote {given.out.with_suffix('.md')}")
+            results, page = memory_table.read(given.out), given.out.with_suffix(".md")
+            write(page, memory_table.page(results, list(TASKS), cells(), SIZES))
+            figure = memory_figure.draw(results, list(TASKS), cells(), max(SIZES))
+            drawn, _ = style.save(figure, given.out.parent / "figures", "memory")
+            print(f"wrote {page} and {drawn}")
             return 0
         every = [Part(*one) for one in itertools.product(given.task, given.cell, given.size)]
         parts = [part for part in every if not part.file(given.out).exists()]

@@ -1,13 +1,14 @@
 """The memory leaderboard: which rate is picked, what test is told of, and a page from files alone."""
 
 import json
+import re
 import subprocess
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import memory, memory_table
+from benchmarks import memory, memory_figure, memory_table
 from mru.training.checksum import sealed
 from mru.training.messages import UserError
 
@@ -63,6 +64,9 @@ def test_a_part_is_written_and_told_on_the_page(tmp_path, monkeypatch):
     mean, std = np.mean(held["test"]["10"]), np.std(held["test"]["10"], ddof=1)
     assert f"| `pmru` (p) | 4 | - | {mean:.3g} ± {std:.3g} |" in page
     assert page.count("not run") == 2 * 2 - 1 + 2 * 2 - 1  # of two cells and two tasks, in the summary and below it
+    assert memory.main(["--table", "--out", str(tmp_path / "memory")]) == 0
+    (shown,) = re.findall(r"!\[.*\]\((.*)\)", (tmp_path / "memory.md").read_text())
+    assert (tmp_path / shown).read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_are_sorted_by_what_is_remembered_longest():
@@ -81,6 +85,28 @@ def test_rows_are_sorted_by_what_is_remembered_longest():
         assert "".join(row[3] for row in rows) == order
         assert f"| 0.3 ± {np.std([0.2, 0.4], ddof=1):.3g} |" in page
         assert "not finite in 1 of 2" in page
+
+
+def test_the_picture_shows_how_far_cells_come_from_chance():
+    def held(goal, chance, far, near, persistent=False):
+        return {"goal": goal, "chance": chance, "test": {"1000": far, "1": near}, "persistent": persistent}
+
+    found = {
+        ("parity", "lru", 64): held("max", 0.5, [0.5, 0.4], [0.75, 1.0]),
+        ("parity", "pmru", 64): held("max", 0.5, [0.9, None], [0.5, 0.5], True),
+        ("adding", "pmru", 64): held("min", 0.25, [0.05, 3.0], [0.0, 0.125], True),
+        ("adding", "pmru", 32): held("min", 0.25, [0.25, 0.25], [0.25, 0.25], True),
+    }
+    found["adding", "lru", 64] = held("min", 0.25, [0.25], [0.0]) | {"test": {"1": [0.0]}}
+    figure = memory_figure.draw(found, ["parity", "adding", "mod_k"], ["lru", "pmru"], 64)
+    near, far, bar = figure.axes
+    assert [label.get_text() for label in near.get_yticklabels()] == ["pmru (p)", "lru"]  # the best first
+    # Chance or worse is 0, no error 1, a seed that is not finite 0; what was not tested is blank.
+    for axis, wanted in ((near, [[0.0, 0.75], [0.75, 1.0]]), (far, [[0.4, 0.4], [0.0, np.nan]])):
+        shown = axis.images[0].get_array().filled(np.nan)
+        np.testing.assert_allclose(shown[:, :2], wanted, atol=1e-12)
+        assert np.isnan(shown[:, 2]).all()
+    assert bar.get_xlabel() == "from chance (0) to no error (1)"
 
 
 def test_a_file_that_was_changed_is_refused(tmp_path):
