@@ -1,4 +1,4 @@
-"""Puts `reference` on the path of every test below, makes hypothesis repeat its examples, and trains a run to read."""
+"""Tests run on the CPU, hypothesis repeats its examples, and there is a trained run to read."""
 
 import atexit
 import os
@@ -10,6 +10,9 @@ import jax
 import pytest
 from compiling import XLA_FLAGS
 
+# Unless JAX_PLATFORMS says otherwise: many bounds, of rounding and of memory, are those of programs for a CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 # Not twice, as the processes of xdist inherit it: programs kept under other flags are not found.
 os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".split()))
 # Programs that runs of train.py compile are shared by the tests, and not left behind with the user's own.

@@ -2,12 +2,14 @@
 
 import functools
 import logging
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_scan import CASES, equations, every_case, oracle, split, state_like
+from test_scan import CASES, KERNELS, equations, every_case, oracle, split, state_like
 
 from mru import Affine, Clamp, Latch, Play, Relay, scan
 from mru.engine import kernel, methods, vjp
@@ -15,6 +17,11 @@ from mru.engine.kernel import plan as kernel_plan
 from mru.engine.kernel import walk as kernel_walk
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
+H200 = jax.sharding.AbstractMesh(
+    (1,),
+    ("x",),
+    abstract_device=jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu"),
+)
 jit_scan = jax.jit(scan, static_argnames=("reverse", "method"))
 
 
@@ -363,18 +370,22 @@ def test_lowers_for_nvidia_gpus(name, vmap, monkeypatch):
     """Under `jax.vmap` too, as several models that are trained side by side: "auto" is the kernel there as well."""
     arguments = side_by_side(name, 2, 70, 33) if vmap else draw(name, 2, 70, 33)
     pretend_cuda(monkeypatch)
-    mesh = jax.sharding.AbstractMesh(
-        (1,),
-        ("x",),
-        abstract_device=jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu"),
-    )
     both = functools.partial(run, name, method="auto", reverse=False)
     both = jax.jit(jax.vmap(both) if vmap else both)
-    calls = ["triton_kernel_call", "__gpu$xla.gpu.triton"]
-    with jax.sharding.use_abstract_mesh(mesh):
-        module = jax.export.export(
-            both, platforms=["cuda"], disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(c) for c in calls]
-        )(*arguments).mlir_module()
+    with jax.sharding.use_abstract_mesh(H200):
+        module = jax.export.export(both, platforms=["cuda"], disabled_checks=KERNELS)(*arguments).mlir_module()
     # One call a pass where programs look back; else one that composes, one that follows, one that walks.
-    count = 2 if name == "affine" else 6
-    assert sum(module.count(f'"{c}"') + module.count(f"@{c}(") for c in calls) == count
+    assert module.count("@__gpu$xla.gpu.triton(") == (2 if name == "affine" else 6)
+
+
+@pytest.mark.usefixtures("retraced")
+def test_a_kernel_is_exported_with_what_readme_says(monkeypatch):
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    (said,) = re.findall(r"`disabled_checks=(\[jax\.export.*\])`", readme)
+    op = Affine(jnp.ones((2, 70, 33)), jnp.ones((2, 70, 33)))
+    pretend_cuda(monkeypatch)
+    with jax.sharding.use_abstract_mesh(H200):
+        jax.export.export(jax.jit(scan), platforms=["cuda"], disabled_checks=eval(said))(op)
+        with pytest.raises(ValueError, match="no compatibility guarantees"):
+            jax.export.export(jax.jit(scan), platforms=["cuda"])(op)
+        jax.export.export(jax.jit(functools.partial(scan, method="associative")), platforms=["cuda"])(op)

@@ -11,10 +11,17 @@ from reference import patterns, shake
 
 from mru import cells
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "exact_products")
 D, N = 3, 4
 DIAGONAL = ["brc", "diagonal_gru", "diagonal_lstm"]
 DENSE = ["nbrc", "gru", "lstm"]
+
+
+@pytest.fixture
+def exact_products():
+    """A GPU would else multiply numbers of which it takes 10 bits of the fraction, and not in both methods alike."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 def cell_of(name, bistable, method, features=D, size=N):

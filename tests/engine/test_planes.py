@@ -47,6 +47,7 @@ def test_any_axis_is_mapped_over(axis):
     np.testing.assert_array_equal(jax.vmap(from_planes)(found), parts)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bound is that of a program for a CPU")
 def test_the_gradient_of_lru_layers_takes_few_copies():
     """Recorded, in arrays of the size of the states, of which four layers keep four; 10.3 with derivatives of JAX."""
     layers = [mru.cells.get("lru")(64, 64, rngs=nnx.Rngs(i)) for i in range(4)]

@@ -13,10 +13,11 @@ import pytest
 def report():
     script = pathlib.Path(__file__).with_name("sharded_scans.py")
     root = script.parents[2]
+    more = {"PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     done = subprocess.run(
         [sys.executable, script],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        env=os.environ | more,
         capture_output=True,
         text=True,
     )
