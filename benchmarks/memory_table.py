@@ -24,7 +24,9 @@ delay of evidence, the places of selective_copy and the corridor of t_maze. `pyt
 this page from the files in `memory/`. Two blocks of the cell, width and state size alike. Of three learning rates the
 one with the best mean on validation is taken; then mean ± standard deviation over its seeds, on test. (p) marks
 persistent cells, whose state update can hold a state bit for bit. Seconds are those of the program that trains all
-seeds and rates of a cell side by side, and then tests; it may have shared its device with others.
+seeds and rates of a cell side by side, and then tests; it may have shared its device with others. S5 is not finite far
+beyond the length of training because training may make real parts of its eigenvalues positive, as `clip_eigenvalues` is
+off, which is the default of its authors too.
 """
 PICTURE = """\
 ![How far each cell comes from chance to no error, on each task](figures/memory.png)
