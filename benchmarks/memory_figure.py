@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.memory_table import Results
+from benchmarks.memory_table import Results, marks
 from mru.plots import style
 
 PANELS = {"1": "at the length of training", "1000": "at 1,000 times that"}
@@ -44,14 +44,14 @@ def draw(results: Results, tasks: list[str], cells: list[str], size: int) -> Fig
         cells: All cells.
         size: Width and state size of those that are shown.
     """
-    longest = grid(results, tasks, cells, size, "1000")
-    order = np.argsort(-np.nansum(longest, 1), kind="stable")
-    persistent = {cell for (_, cell, _), held in results.items() if held["persistent"]}
-    names = [f"{cells[i]} (p)" if cells[i] in persistent else cells[i] for i in order]
+    grids = {times: grid(results, tasks, cells, size, times) for times in PANELS}
+    order, marked = np.argsort(-np.nansum(grids["1000"], 1), kind="stable"), marks(results)
+    names = [cells[i] + marked.get(cells[i], "") for i in order]
     figure, axes = style.panels(style.PAGE, 1.6 + 0.16 * len(cells), columns=2, sharey=True)
     for axis, (times, title) in zip(axes, PANELS.items(), strict=True):
-        shown = grid(results, tasks, cells, size, times)[order]
-        image = axis.imshow(shown, cmap=style.SEQUENTIAL, vmin=0, vmax=1, aspect="auto", interpolation="none")
+        image = axis.imshow(
+            grids[times][order], cmap=style.SEQUENTIAL, vmin=0, vmax=1, aspect="auto", interpolation="none"
+        )
         axis.set(title=title, yticks=range(len(names)), yticklabels=names)
         axis.set_xticks(range(len(tasks)), tasks, rotation=90)
         axis.tick_params(length=0)

@@ -66,6 +66,11 @@ def spread(held: dict[str, Any], times: str) -> str:
     return " ± ".join(f"{x:.3g}" for x in (mean, *more))
 
 
+def marks(results: Results) -> dict[str, str]:
+    """What follows the names of cells that are persistent."""
+    return {cell: " (p)" for (_, cell, _), held in results.items() if held["persistent"]}
+
+
 def order(held: dict[str, Any]) -> tuple[float, ...]:
     """What sorts the rows of a task: the mean at 1,000 times the length, then at 10 times, then at 1; best first."""
     sign = 1 if held["goal"] == "min" else -1
@@ -100,7 +105,7 @@ def _made(results: Results, parts: int) -> list[str]:
 
 def _summary(results: Results, tasks: list[str], rows: list[tuple[str, int]]) -> str:
     """The metric of each cell on each task at 1,000 times the length."""
-    marks = {cell: " (p)" for (_, cell, _), held in results.items() if held["persistent"]}
+    marked = marks(results)
     heads = []
     for task in tasks:
         one = next((held for (name, *_), held in results.items() if name == task), None)
@@ -110,7 +115,7 @@ def _summary(results: Results, tasks: list[str], rows: list[tuple[str, int]]) ->
     for cell, size in rows:
         found = [results.get((task, cell, size)) for task in tasks]
         values = [NOT_RUN if held is None else spread(held, TIMES[0]) for held in found]
-        table.append([f"`{cell}`{marks.get(cell, '')}", str(size), *values])
+        table.append([f"`{cell}`{marked.get(cell, '')}", str(size), *values])
     return f"## At 1,000 times the length of training\n\n{PICTURE}\n\n{markdown(table)}\n"
 
 

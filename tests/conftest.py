@@ -10,7 +10,7 @@ import jax
 import pytest
 from compiling import XLA_FLAGS
 
-# Unless JAX_PLATFORMS says otherwise: many bounds, of rounding and of memory, are those of programs for a CPU.
+# On the CPU, unless JAX_PLATFORMS says otherwise: many bounds of rounding and memory are those of programs for a CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 # Not twice, as the processes of xdist inherit it: programs kept under other flags are not found.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import patterns
-from test_kernels import kernel_calls
+from test_kernels import H200, kernel_calls
 from test_scan import KERNELS, equations
 
 import mru
@@ -228,8 +228,8 @@ def abstract(batch, time, channels, states):
     return Selective(wide, array(channels, states), tall, tall, wide), wide
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds are those of programs for a CPU")
 # The small one has its constants counted in full: no whole sequence of states would fit below the bound.
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds are those of programs for a CPU")
 @pytest.mark.parametrize("size", [(2, 512, 64, 16), (8, 16384, 1024, 16)], ids=str)
 def test_memory_is_a_small_multiple_of_the_input(size):
     op, g = abstract(*size)
@@ -290,9 +290,7 @@ def test_lowers_for_nvidia_gpus(size, vmap, monkeypatch):
     if vmap:
         arguments, both = jax.tree.map(lambda x: np.stack([x, x]), arguments), jax.vmap(both)
     pretend_cuda(monkeypatch)
-    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(H200):
         program = jax.export.export(jax.jit(both), platforms=["cuda"], disabled_checks=KERNELS)
         module = program(*arguments).mlir_module()
     assert module.count("@__gpu$xla.gpu.triton(") == 2
