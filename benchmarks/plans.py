@@ -45,7 +45,7 @@ def both(divided: Plan, op: Any, h0: jax.Array, g: jax.Array) -> Any:
 def rows(shape: tuple[int, ...], names: list[str], plans: list[str]) -> Iterator[dict[str, Any]]:
     """Each operator and pass by every plan, compared with an elementwise add at the same time."""
     for name in names:
-        op = operator(name, shape)
+        op = jax.tree.map(jnp.asarray, operator(name, shape))  # as `mru.scan` makes of it
         h0 = op.zero_state()[:, 0]
         g = jnp.ones(shape, h0.dtype)
         chosen = plan(h0, shape[1], op)

@@ -309,10 +309,14 @@ def test_input_is_what_a_step_with_the_pipeline_takes_longer(tmp_path, monkeypat
 
 
 def test_plans_are_compared(tmp_path):
-    """Interpreted; the plan that is chosen is among them."""
+    """Interpreted; the plan that is chosen is among them. A relay has a number that is no array until it is scanned."""
     out = tmp_path / "plans.json"
-    run("benchmarks.plans", "--shape", "1,64,8", "--operator", "affine", "--plan", "8,16,2,1,1,1,1", "--out", out)
+    names = ("affine", "relay (BMRU)")
+    chosen_operators = [word for name in names for word in ("--operator", name)]
+    run("benchmarks.plans", "--shape", "1,64,8", *chosen_operators, "--plan", "8,16,2,1,1,1,1", "--out", out)
     rows = json.loads(out.read_text())["rows"]
+    assert [row["operator"] for row in rows] == [name for name in names for _ in range(4)]
+    rows = [row for row in rows if row["operator"] == "affine"]
     expected = ("8,16,2,1,1,1,1", False), ("32,512,1,8,4,2,1", True)
     assert [(row["pass"], row["plan"], row["chosen"]) for row in rows] == [
         (which, *plan) for which in ("forward", "backward") for plan in expected
