@@ -205,7 +205,8 @@ def complete(part: Part, plan: Plan, folder: pathlib.Path, method: str = "auto")
     """Measure a part and write its file, whole or not at all."""
     devices.keep_programs()
     file = part.file(folder)
-    held = measured(part, plan, method) | {"command": shlex.join(["python", "-m", "benchmarks.memory", *words(part)])}
+    command = ["python", "-m", "benchmarks.memory", *words(part)] + (["--method", method] if method != "auto" else [])
+    held = measured(part, plan, method) | {"command": shlex.join(command)}
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, json.dumps(sealed(rounded(held)), indent=1) + "\n")
     say(f"wrote {file}, {held['seconds']['wall']:.0f} s, {held['steps_per_second']:.3g} steps/s")

@@ -28,7 +28,7 @@ from mru.training.files import write
 from mru.training.messages import UserError, error_line
 
 NAME = "psmnist_by_parameters"
-# Parameters and test accuracy, of causal models; those are left out of which we know only one of the two for sure.
+# Parameters and test accuracy, of causal models for which both numbers are certain.
 PUBLISHED = (
     ("SpatialRNN", 36_000, 0.963),
     ("CKCNN", 100_000, 0.980),

@@ -5,7 +5,6 @@ Source: Liu et al. 2023, "Exposing attention glitches with flip-flop language mo
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,7 +41,6 @@ class FlipFlop(PerStep, name="flip_flop"):
     goal: ClassVar[str] = "min"
     retention_option: ClassVar[str] = "length"
     retention_axis: ClassVar[str] = "sequence length T"
-    time_axes: ClassVar[Mapping[str, int]] = {"inputs": 1, "targets": 1}
 
     def _validate(self) -> None:
         super()._validate()

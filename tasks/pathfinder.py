@@ -55,8 +55,8 @@ class Pathfinder(_Images, name="pathfinder"):
 
     Each image has two long curves of 14 dashes, and short ones of 4, as many as find room, at most 8. They bend
     smoothly and at random, stay within the image, and neither cross nor come near each other or themselves. The dots
-    are both ends of one long curve, or one end of each. The class is drawn with equal probability and decides nothing
-    but that: the curves do not depend on it, and the dots are about as far apart as they would be in the other class.
+    are both ends of one long curve, or one end of each. Both classes are equally likely. The class decides only
+    where the dots are: the curves do not depend on it, and the dots are about as far apart as in the other class.
 
     Computing an image takes 2 or 3 ms, which is slow; `python -m tasks.prepare pathfinder_32` (or 64, 128) does it once
     for all.

@@ -26,7 +26,8 @@ class Shakespeare(Recorded, name="shakespeare"):
 
     An example is a row of windows of 256 characters, packed end to end, with a `reset` where each starts: no window
     knows of another. In training a window starts anywhere, and each start is visited once an epoch; in evaluation
-    windows do not overlap. What is left of a split behind its last full row is not read (at most 1 %).
+    windows do not overlap. What is left of a split behind its last full row is not read: less than a
+    row, and with the defaults at most 1 %.
 
     Attributes:
         window: Characters of a window.

@@ -50,12 +50,13 @@ def test_a_part_is_written_and_told_on_the_page(tmp_path, monkeypatch):
         return evaluate(group, states, split)
 
     monkeypatch.setattr(memory.Together, "evaluate", remembered)
-    memory.complete(part, PLAN, tmp_path / "memory")
+    memory.complete(part, PLAN, tmp_path / "memory", "sequential")
     held = json.loads(part.file(tmp_path / "memory").read_text())
     best = np.argmin([np.mean(held["rates"][rate]["validation"]) for rate in ("0.001", "0.01")])
     assert held["picked"] == PLAN.rates[best]
     assert held["persistent"]
     assert held["together"] == 4
+    assert held["command"].endswith("--task flip_flop --cell pmru --size 4 --method sequential")
     assert sorted(held["test"]) == ["1", "10"]
     ((every, picked),) = told
     runs = slice(2 * best, 2 * best + 2)  # rates one after the other, of two seeds each

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -42,14 +43,14 @@ class Ramp:
     finish: float = 0.6
 
     def __call__(self, step: Array, steps: int) -> Array:
-        """The value at a step, exactly `end` from the last step of the ramp on."""
+        """The value at a step, exactly `end` from step `arrival(steps)` on."""
         begin, finish = self.begin * steps, self.arrival(steps)
         moving = self.start + (self.end - self.start) * jnp.clip((step - begin) / max(finish - begin, 1e-9), 0, 1)
         return jnp.where(step < finish, moving, self.end)
 
     def arrival(self, steps: int) -> int:
         """The first step with the value `end`."""
-        return math.ceil(self.finish * steps)
+        return math.ceil(round(self.finish * steps, 6))  # 0.07 of 100 steps is a little more than 7, as floats have it
 
 
 class Scheduled(nnx.Variable[Array]):
@@ -221,6 +222,11 @@ class Cell(nnx.Module):
     def _set_sizes(self, features: int, state_size: int) -> None:
         self.features = at_least_one("features", features)
         self.state_size = at_least_one("state_size", state_size)
+
+    def _set_method(self, method: str, methods: Iterable[str]) -> None:
+        if method not in (known := list(methods)):
+            raise ValueError(f"method of {type(self).__name__} must be one of {', '.join(known)}, got {method!r}")
+        self.method = method
 
     def _check(self, x: Array, time: bool) -> None:
         name = type(self).__name__

@@ -14,6 +14,7 @@ from jax import Array
 
 from mru.cells._base import Cell, in_precision_of, named, resets
 from mru.engine import newton
+from mru.engine.forward_mode import reverse_only
 from mru.engine.recurrence import loop
 from mru.engine.steps import at, states_before
 from mru.operators.base import State
@@ -72,14 +73,12 @@ class RecurrentCell(Cell):
             ValueError: A size is not an integer of at least 1, or the method is unknown, or not for this cell.
         """
         self._set_sizes(features, state_size)
-        if method not in METHODS:
-            raise ValueError(f"method of {type(self).__name__} must be one of {', '.join(METHODS)}, got {method!r}")
+        self._set_method(method, METHODS)
         if method == "parallel_backward" and self.jacobian == "dense":
             raise ValueError(
                 f"method 'parallel_backward' needs a diagonal or pairwise Jacobian, that of {type(self).__name__} is "
                 "dense: use 'sequential'"
             )
-        self.method = method
 
     def prepare(self, x: Array) -> Any:
         """What `update` is given of the inputs (..., D): arrays (..., and any axes) that depend on them alone.
@@ -173,7 +172,12 @@ class RecurrentCell(Cell):
             iterations=self.newton_iterations,
             bound=self.bound(jax.tree.leaves(inputs)[0].shape[axis]),
         )
-        return newton.states(recurrence, variables, inputs, state, start, reset)
+        given = reverse_only(
+            (variables, inputs, state, start),
+            f"{type(self).__name__} with method={self.method!r}",
+            "method='sequential'; this one has reverse mode only",
+        )
+        return newton.states(recurrence, *given, reset)
 
     def _update(self, x: Any, h: State) -> State:
         new = self.update(x, h)

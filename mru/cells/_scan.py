@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from mru.cells._base import Cell, StateParam, named
 from mru.engine.front import scan
+from mru.engine.methods import METHODS
 from mru.engine.steps import states_before
 from mru.operators import Operator
 from mru.operators.base import State
@@ -44,12 +45,12 @@ class ScanCell(Cell):
             method: Method of `mru.scan`.
 
         Raises:
-            ValueError: A size is not an integer of at least 1.
+            ValueError: A size is not an integer of at least 1, or the method is unknown.
         """
         self._set_sizes(features, state_size)
+        self._set_method(method, METHODS)
         self.channels = channels or self.state_size
         self.state_dtype = jnp.dtype(state_dtype)
-        self.method = method
         if start is None:
             complex_ = jnp.issubdtype(self.state_dtype, jnp.complexfloating)
             start = jnp.zeros((self.channels, 2) if complex_ else self.channels, jnp.float32)

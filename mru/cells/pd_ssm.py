@@ -11,7 +11,7 @@ from jax import Array
 from jax.scipy.special import logit
 from jax.typing import DTypeLike
 
-from mru.cells._base import StateParam, as_rngs
+from mru.cells._base import StateParam, as_rngs, at_least_one
 from mru.cells._linear import complex_in, linear, product_dtype, real_out
 from mru.cells._scan import ScanCell
 from mru.operators import Operator, ScoredRoute
@@ -75,9 +75,8 @@ class PDSSM(ScanCell, name="pd_ssm"):
         """
         self._set_sizes(features, state_size)  # checks them
         units = state_size if hidden is None else hidden
-        for name, count in (("transitions", transitions), ("hidden", units)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"PDSSM {name} must be an integer of at least 1, got {count!r}")
+        at_least_one("PDSSM transitions", transitions)
+        at_least_one("PDSSM hidden", units)
         if not 0 < r_min < r_max < 1:
             raise ValueError(f"PDSSM needs 0 < r_min < r_max < 1, got r_min {r_min} and r_max {r_max}")
         if not 0 < max_phase < 2 * math.pi:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -59,9 +62,9 @@ class PDMU(LegendreCell, name="pdmu"):
         """
         rngs = as_rngs(rngs)
         super().__init__(features, state_size, channels=channels, theta=theta, dtype=dtype, rngs=rngs)
-        if not isinstance(slots, int) or slots < 2:
+        if not isinstance(slots, SupportsIndex) or operator.index(slots) < 2:
             raise ValueError(f"PDMU needs at least 2 slots, an integer, got {slots!r}")
-        self.slots = slots
+        self.slots = operator.index(slots)
         self.gate = linear(features, slots, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class S5(ScanCell, name="s5"):
         _check_options(discretization, c_init, step_min, step_max, step_rescale)
         self._set_sizes(features, state_size)  # checks them
         pairs = 2 if conjugate_symmetry else 1
-        if blocks < 1 or state_size % (pairs * blocks):
+        if not isinstance(blocks, SupportsIndex) or blocks < 1 or state_size % (pairs * blocks):
             raise ValueError(f"S5 state_size must be a multiple of {pairs} x {blocks} blocks, got {state_size}")
         super().__init__(
             features,
@@ -194,6 +194,8 @@ class BidirectionalS5(S5):
 
     y = 2 Re(C h + C~ h~) + d x, where h~ runs from the last step to the first. It has no `step`; the state that it
     takes and returns is the forward one, and the backward one starts from the initial state at the end of a sequence.
+    Where samples have `steps` of their own, h~ takes the time to the sample after; of the last one, where there is
+    none, the time since the sample before.
     """
 
     def __init__(self, features: int, state_size: int, *, rngs: nnx.Rngs | int, **options: Any):
@@ -202,17 +204,23 @@ class BidirectionalS5(S5):
         super().__init__(features, state_size, rngs=rngs, **options)
         self.c_backward = nnx.Param(S5(features, state_size, rngs=rngs, **options).c[...])
 
-    def _run(
+    def __call__(
         self,
-        op: Operator,
         x: Array,
-        state: State | None,
+        state: State | None = None,
         reset: Array | None = None,
+        *,
+        steps: Array | None = None,
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
+        """See `S5.__call__`."""
+        self._check(x, time=True)
+        op = self.operator(x, steps)
         inner: dict[str, Array] | None = None if capture is None else {}
-        y, state = super()._run(op, x, state, reset, inner)
+        y, state = self._run(op, x, state, reset, inner)
         last, start = None if reset is None else ends(jnp.asarray(reset)), self.initial_state()
+        if steps is not None:
+            op = self.operator(x, _until_next(jnp.asarray(steps), last))
         h = scan(op, start, reset=last, reset_state=start, reverse=True, method=self.method)
         if capture is not None and inner is not None:
             capture.update({f"forward/{k}": v for k, v in inner.items()})
@@ -227,6 +235,12 @@ class BidirectionalS5(S5):
             ValueError: Always: the backward half of a step needs the steps after it.
         """
         raise ValueError("a bidirectional cell cannot run step by step: its output needs the steps still to come")
+
+
+def _until_next(steps: Array, last: Array | None) -> Array:
+    """The time to the sample after, (..., T), given that since the one before, and which samples are the last ones."""
+    following = jnp.concatenate([steps[..., 1:], steps[..., -1:]], -1)
+    return following if last is None else jnp.where(last, steps, following)
 
 
 def _check_options(discretization: str, c_init: str, step_min: float, step_max: float, step_rescale: float) -> None:

@@ -17,7 +17,7 @@ from mru.cells._base import Cell, StateParam, as_rngs, at_least_one, in_precisio
 from mru.cells._convolution import check_steps_seen, convolved, last_of, recent, recent_of_step, uniform_taps
 from mru.cells._linear import linear
 from mru.engine.front import scan
-from mru.engine.selective import selective_scan
+from mru.engine.selective import METHODS, selective_scan
 from mru.operators import Selective
 from mru.operators.base import State
 
@@ -68,9 +68,10 @@ class S6(Cell, name="s6"):
             rngs: Source of the initial parameters, or a seed.
 
         Raises:
-            ValueError: A size is not an integer of at least 1, or `conv` of at least 2.
+            ValueError: A size is not an integer of at least 1, or `conv` of at least 2, or the method is unknown.
         """
         self._set_sizes(features, state_size)
+        self._set_method(method, METHODS)
         at_least_one("expand", expand)
         check_steps_seen(conv)
         rngs = as_rngs(rngs)
@@ -80,7 +81,6 @@ class S6(Cell, name="s6"):
             return jax.random.uniform(rngs.params(), shape, jnp.float32, low, high)
 
         self.channels, self.conv, self.rank = expand * features, conv, -(-features // 16)
-        self.method = method
         self.up, self.gate = matrix(features, self.channels), matrix(features, self.channels)
         self.taps = nnx.Param(uniform_taps(conv, self.channels, rngs))
         self.taps_bias = nnx.Param(jnp.zeros(self.channels, jnp.float32))

@@ -53,6 +53,18 @@ def flat(state: State, lead: int) -> Array:
     return jnp.concatenate(leaves, -1) if len(leaves) > 1 else leaves[0]
 
 
+def differentiable(state: State) -> tuple[list[Array], Callable[[list[Array]], State]]:
+    """The arrays of a state that have derivatives, and how a state is made of such: with its others, counts, as is."""
+    leaves, tree = jax.tree.flatten(state)
+    places = [k for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def whole(arrays: list[Array]) -> State:
+        new = dict(zip(places, arrays, strict=True))
+        return jax.tree.unflatten(tree, [new.get(k, leaf) for k, leaf in enumerate(leaves)])
+
+    return [leaves[k] for k in places], whole
+
+
 def states(cell: Cell, x: Array) -> Array:
     """The state after each step, (..., T, M).
 

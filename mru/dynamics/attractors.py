@@ -25,6 +25,9 @@ def attractors(cell: Cell, x: Array, *, steps: int = 10_000, tolerance: float = 
         steps: Steps without input. A state that fades must have had time to: with |a| = 0.999, as some channels of an
             LRU have, 10,000 steps leave 5e-5 of it.
         tolerance: Euclidean distance, relative to the larger of 1 and the largest norm of an end.
+
+    Raises:
+        ValueError: The sequences are no batch.
     """
     if x.ndim != 3:
         raise ValueError(f"attractors are counted over a batch of sequences (B, T, {cell.features}), got {x.shape}")

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from mru.cells import Cell, State
-from mru.dynamics._cells import advance, compiled, flat, histories, run_on
+from mru.dynamics._cells import advance, compiled, differentiable, flat, histories, run_on
 
 
 class Equilibria(NamedTuple):
@@ -52,35 +52,34 @@ def equilibria(
         starts: S, histories of 200 random inputs each.
         steps: Steps with the constant input.
         scale: Standard deviation of the random inputs.
-        tolerance: Values that differ by less, relative to the larger of 1 and their size, count as one.
+        tolerance: Values of a channel that differ by no more, relative to the larger of 1 and the largest of them,
+            count as one.
         seed: Of the random inputs.
     """
     found = _ends(cell, jnp.asarray(x), scale, starts=starts, steps=steps, seed=seed)
     held, moved, jacobians = map(np.asarray, found)
-    near = tolerance * np.maximum(1, np.abs(held).max())
+    near = tolerance * np.maximum(1, np.abs(held).max(0))
     radius = np.abs(np.linalg.eigvals(jacobians.astype(np.float64))).max(-1)
-    number = np.array([_distinct(held[:, [n]], near) for n in range(held.shape[1])])
-    return Equilibria(held, number, _distinct(held, near), radius, moved <= near)
+    number = np.array([_distinct(held[:, [n]], near[[n]]) for n in range(held.shape[1])])
+    return Equilibria(held, number, _distinct(held, near), radius, (moved <= near).all(-1))
 
 
 @compiled("starts", "steps", "seed")
 def _ends(cell: Cell, x: Array, scale: Array, *, starts: int, steps: int, seed: int) -> tuple[Array, Array, Array]:
     repeated = jnp.broadcast_to(x, (starts, *x.shape))
     end = run_on(cell, repeated, histories(cell, (starts,), scale, seed), steps)
-    after = advance(cell, repeated, end)
-    moved = jnp.abs(flat(after, 1) - flat(end, 1)).max(-1)
-    return flat(end, 1), moved, jax.vmap(lambda h: _jacobian(cell, x, h))(end)
+    after, held = (flat(differentiable(h)[0], 1) for h in (advance(cell, repeated, end), end))
+    return held, jnp.abs(after - held), jax.vmap(lambda h: _jacobian(cell, x, h))(end)
 
 
 def _jacobian(cell: Cell, x: Array, h: State) -> Array:
     """The Jacobian of a step, (M, M) with M real channels; a complex channel counts as two."""
-    leaves, tree = jax.tree.flatten(h)
-    parts = [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in leaves]
+    arrays, whole = differentiable(h)
+    parts = [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in arrays]
 
     def step(parts: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
-        whole = [jax.lax.complex(*p) if len(p) == 2 else p[0] for p in parts]
-        after = jax.tree.leaves(advance(cell, x, jax.tree.unflatten(tree, whole)))
-        return [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in after]
+        after = advance(cell, x, whole([jax.lax.complex(*p) if len(p) == 2 else p[0] for p in parts]))
+        return [(x.real, x.imag) if jnp.iscomplexobj(x) else (x,) for x in differentiable(after)[0]]
 
     sizes = [p.size for p in jax.tree.leaves(parts)]
     blocks = jax.tree.leaves(jax.jacfwd(step)(parts))
@@ -91,10 +90,10 @@ def _jacobian(cell: Cell, x: Array, h: State) -> Array:
     return jnp.concatenate(rows)
 
 
-def _distinct(points: np.ndarray, near: float) -> int:
+def _distinct(points: np.ndarray, near: np.ndarray) -> int:
     """Number of points of which none is within `near` of another, in every coordinate; the first of each is kept."""
     left, count = np.asarray(points), 0
     while len(left):
-        left = left[np.abs(left - left[0]).max(-1) > near]
+        left = left[(np.abs(left - left[0]) > near).any(-1)]
         count += 1
     return count

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.cells import Cell, State
-from mru.dynamics._cells import advance, compiled, flat
+from mru.dynamics._cells import advance, compiled, differentiable, flat
 
 
 def lyapunov_exponent(cell: Cell, x: Array, *, seed: int = 0) -> Array:
@@ -32,19 +32,25 @@ def lyapunov_exponent(cell: Cell, x: Array, *, seed: int = 0) -> Array:
 def _exponent(cell: Cell, x: Array, key: Array) -> Array:
     lead = x.shape[:-2]
     start = cell.initial_state(lead)
-    leaves, tree = jax.tree.flatten(start)
+    leaves, _ = differentiable(start)
     keys = jax.random.split(key, len(leaves))
     direction = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
 
-    def one(carry: tuple[State, State, Array], x: Array) -> tuple[tuple[State, State, Array], None]:
+    def one(carry: tuple[State, list[Array], Array], x: Array) -> tuple[tuple[State, list[Array], Array], None]:
         h, v, total = carry
-        h, v = jax.jvp(lambda h: advance(cell, x, h), (h,), (v,))
+        arrays, whole = differentiable(h)
+
+        def step(arrays: list[Array]) -> tuple[list[Array], State]:
+            after = advance(cell, x, whole(arrays))
+            return differentiable(after)[0], after
+
+        _, v, h = jax.jvp(step, (arrays,), (v,), has_aux=True)
         norm = jnp.sqrt(jnp.sum(jnp.abs(flat(v, len(lead))) ** 2, -1))
         scale = jnp.where(norm > 0, norm, 1)
         v = jax.tree.map(lambda leaf: leaf / scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim)), v)
         return (h, v, total + jnp.log(norm)), None
 
     first = jnp.sqrt(jnp.sum(jnp.abs(flat(direction, len(lead))) ** 2, -1))
-    begin = (start, jax.tree.unflatten(tree, direction), -jnp.log(first))
+    begin = (start, direction, -jnp.log(first))
     (_, _, total), _ = jax.lax.scan(one, begin, jnp.moveaxis(x, -2, 0))
     return total / x.shape[-2]

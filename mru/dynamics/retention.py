@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,10 @@ def retention(
         Euclidean distances, (len(lengths), P).
 
     Raises:
-        ValueError: The lengths are not ascending, or one is negative.
+        ValueError: There is no length, they are not ascending, or one is negative or no integer.
     """
-    if list(lengths) != sorted(set(lengths)) or (len(lengths) and lengths[0] < 0):
+    integers = all(isinstance(length, SupportsIndex) for length in lengths)
+    if not len(lengths) or not integers or list(lengths) != sorted(set(lengths)) or lengths[0] < 0:
         raise ValueError(f"lengths must be ascending numbers of steps, got {list(lengths)}")
     key, before, found = jax.random.key(seed), 0, []
     state = _started(cell, scale, pairs=pairs, seed=seed + 1)

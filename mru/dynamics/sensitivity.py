@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mru.cells import Cell
-from mru.dynamics._cells import compiled, flat
+from mru.dynamics._cells import compiled, differentiable, flat
 from mru.model import SequenceModel
 
 
@@ -50,8 +50,7 @@ def _sensitivity(model: Any, x: Array, key: Array, *, loss: Callable[[Array], Ar
         outputs, state = model(x)
         if loss is not None:
             return jnp.sum(loss(outputs))
-        leaves = jax.tree.leaves(state.cells if isinstance(model, SequenceModel) else state)
-        last = flat([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)], 1)
+        last = flat(differentiable(state.cells if isinstance(model, SequenceModel) else state)[0], 1)
         return jnp.sum((jax.random.normal(key, last.shape, last.dtype).conj() * last).real)
 
     squared = jnp.sum(jax.grad(value)(x) ** 2, -1)

@@ -93,5 +93,6 @@ def scan(
         axis, time = time_axis(op), time_of(op)
         return jax.tree.map(lambda s: jnp.zeros((*s.shape[:axis], time, *s.shape[axis:]), s.dtype), like)
     if method != "autodiff":
-        op, start, restart = reverse_only((op, start, restart))
+        instead = "method='autodiff'; the other methods have reverse mode only"
+        op, start, restart = reverse_only((op, start, restart), "mru.scan", instead)
     return placement.run(method, reverse, op, start, restart, reset)

@@ -24,7 +24,7 @@ def _by_platform(name: str) -> Callable[..., Any]:
                 methods["cuda"] = kernel
             else:
                 _fall_back(reason)
-        # Only arrays may be operands of the choice, and nothing here depends on which they are.
+        # `platform_dependent` takes arrays only, so all arguments are bound before.
         return jax.lax.platform_dependent(
             **{on: functools.partial(getattr(m, name), *args) for on, m in methods.items()}
         )

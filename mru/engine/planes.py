@@ -37,7 +37,7 @@ def _together(x: Array) -> Array:
 
 
 def _linear(name: str, computed: Callable[[Array], Array], transposed: Callable[[Array], Array]) -> Primitive:
-    """A primitive that is linear in its argument, whose last axes are those that count."""
+    """A linear primitive that works on the last axes; those before them are axes of a batch."""
     primitive = Primitive(name)
 
     def batched(arrays: Any, axes: Any) -> Any:

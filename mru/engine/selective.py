@@ -22,6 +22,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from mru.engine import checks, selective_loop
+from mru.engine.forward_mode import reverse_only
 from mru.engine.kernel import on_cuda
 from mru.engine.kernel import selective as selective_kernel
 from mru.engine.selective_steps import Arguments, Maps
@@ -59,6 +60,7 @@ def selective_scan(
     Raises:
         ValueError: A shape, dtype or method does not fit, or "pallas" is asked for what it can not run; the message
             gives the expected and the given one.
+        TypeError: Forward-mode derivatives.
 
     Source: Gu and Dao 2023, arXiv 2312.00752.
     """
@@ -74,6 +76,8 @@ def selective_scan(
     restart = start if reset_state is None else checks.state(reset_state, like, "reset_state")
     if like.size == 0 or op.x.size == 0:
         return jnp.zeros(op.x.shape, like.dtype), start
+    instead = "mru.scan with method='autodiff', which returns the states, and stores them; here is reverse mode only"
+    op, start, restart = reverse_only((op, start, restart), "selective_scan", instead)
     given, reset = _flat(op, start, None if reset is None else restart, reset)
     y, last = _placed(method, given, reset)
     return y.reshape(op.x.shape), jnp.swapaxes(last, -1, -2).reshape(like.shape)
@@ -140,7 +144,7 @@ def _by_platform(name: str) -> Callable[..., Any]:
                 methods["cuda"] = selective_kernel
             else:
                 _fall_back(reason)
-        # Only arrays may be operands of the choice, and nothing here depends on which they are.
+        # `platform_dependent` takes arrays only, so all arguments are bound before.
         return jax.lax.platform_dependent(
             **{on: functools.partial(getattr(m, name), given, *args) for on, m in methods.items()}
         )

@@ -23,7 +23,8 @@ class Activation(nnx.Module):
         full_glu    (V u + c) * s(W u + b)
 
     The names are those of the code of S5 (arXiv 2208.04933), whose default is half_glu1. LRU (arXiv 2303.06349) has
-    full_glu. As there, gelu is its tanh form, and a gate reads u after dropout, as does what is gated where it is u.
+    full_glu. As in that code, gelu is the tanh form, and where there is a gate, dropout is applied to u, wherever it
+    stands.
     """
 
     def __init__(self, kind: str, width: int, *, dropout: nnx.Dropout, dtype: DTypeLike | None, rngs: nnx.Rngs):

@@ -237,7 +237,8 @@ def as_operator(op: Any) -> Operator:
 class KernelOperator(Operator):
     """An operator whose maps a GPU kernel can run: elementwise, with one array for its state.
 
-    The kernel composes the maps of a chunk from its far end until nothing before reaches through. It needs:
+    The kernel composes the maps of a chunk from its far end until nothing before reaches through. It, or the operator
+    that its `lower` returns, needs all but the last of these:
         identity             the fields of the map that leaves every state as it is
         reaches()            where f(h) depends on h at all
         constant()           the value of maps that do not

@@ -66,6 +66,9 @@ def adamw(
         b1: Decay of the first moment.
         b2: Decay of the second moment.
         keep: Share of each gradient that is used, see `sparsified`; first of all, before it is clipped.
+
+    Raises:
+        ValueError: `keep` is not above 0 and at most 1.
     """
 
     def scaled(factor: float) -> optax.ScalarOrSchedule:
@@ -84,7 +87,7 @@ def adamw(
     by_group = optax.partition(
         groups, lambda params: jax.tree.map(group, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
     )
-    before = [sparsified(keep)] if keep < 1 else []
+    before = [] if keep == 1 else [sparsified(keep)]
     before += [] if clip is None else [optax.clip_by_global_norm(clip)]
     return optax.chain(*before, by_group) if before else by_group
 

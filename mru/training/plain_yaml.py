@@ -132,7 +132,7 @@ class _Builder:
 
     def _mapping(self, depth: int) -> dict[str, Any]:
         own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
+        merged: dict[str, Any] | None = None
         while not self.events.check_event(yaml.MappingEndEvent):
             event = self.events.get_event()
             if not isinstance(event, yaml.ScalarEvent) or not isinstance(key := self._scalar(event), str):
@@ -144,8 +144,9 @@ class _Builder:
             if key == "<<" and self._meaning(event) == MERGE:
                 merged = _merged(own[key], event)
         self.events.get_event()
-        if merged:
-            del own["<<"]
+        if merged is None:
+            return own
+        del own["<<"]
         return {**merged, **own}
 
     def _meaning(self, event: Any) -> str:

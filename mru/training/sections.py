@@ -77,7 +77,7 @@ class ModelConfig(Section):
     @property
     def names(self) -> list[str]:
         """The registry names in the blocks, as often as they are used."""
-        return [name for block in self.blocks for name in block.split("+")]
+        return [name.strip() for block in self.blocks for name in block.split("+")]
 
     def _check(self) -> None:
         self._require("dropout", self.dropout < 1, "at least 0 and below 1")

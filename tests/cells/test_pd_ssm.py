@@ -54,6 +54,7 @@ def test_an_exact_one_moves_its_initial_state_about():
 def test_sizes_are_checked(option):
     with pytest.raises(ValueError, match=rf"PDSSM {option} must be an integer of at least 1, got 0"):
         PDSSM(D, N, **{option: 0}, rngs=0)
+    PDSSM(D, N, **{option: np.int64(2)}, rngs=0)
 
 
 def test_the_diagonal_starts_on_a_ring_and_the_maps_as_permutations():

@@ -75,3 +75,4 @@ def test_gradient_is_that_of_finite_differences():
 def test_slots_are_checked(slots):
     with pytest.raises(ValueError, match=re.escape(f"PDMU needs at least 2 slots, an integer, got {slots}")):
         PDMU(D, N, slots=slots, rngs=0)
+    assert PDMU(D, N, slots=np.int64(3), rngs=0).slots == 3

@@ -197,6 +197,13 @@ def test_both_directions_share_all_but_c(options):
     back = twin(x[:, ::-1], reset=last[:, ::-1])[0][:, ::-1]
     np.testing.assert_allclose(y, ahead + back, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
+    steps = np.random.default_rng(1).uniform(0.2, 5, (2, T)).astype(np.float32)
+    gaps = steps.copy()  # backwards: the time to the sample after, within the sequence
+    for t in range(T - 1):
+        gaps[:, t] = np.where(last[:, t], steps[:, t], steps[:, t + 1])
+    y, _ = jax.jit(lambda x: cell(x, reset=reset, steps=steps))(x)
+    back = twin(x[:, ::-1], reset=last[:, ::-1], steps=gaps[:, ::-1])[0][:, ::-1]
+    np.testing.assert_allclose(y, forward(x, reset=reset, steps=steps)[0] + back, rtol=1e-4, atol=1e-5)
     capture = {}
     cell(x, reset=reset, capture=capture)
     assert capture["forward/state"].shape == capture["backward/state"].shape
@@ -228,6 +235,7 @@ def test_clipped_eigenvalues_stay_stable_whatever_is_learned():
         ({"state_size": 7}, r"multiple of 2 x 1 blocks, got 7"),
         ({"blocks": 3}, r"multiple of 2 x 3 blocks, got 8"),
         ({"blocks": 0}, r"multiple of 2 x 0 blocks, got 8"),
+        ({"blocks": 2.0}, r"multiple of 2 x 2.0 blocks, got 8"),
         ({"step_min": 0.0}, r"0 < step_min <= step_max, both finite, got step_min 0.0"),
         ({"step_max": 1e-4}, r"got step_min 0.001 and step_max 0.0001"),
         ({"step_max": float("inf")}, r"both finite, got step_min 0.001 and step_max inf"),

@@ -29,6 +29,15 @@ def test_the_leak_of_a_bmru_falls_from_one_to_zero(cell):
     assert Scheduled(0.25)[...].dtype == jnp.float32
 
 
+@pytest.mark.parametrize(("finish", "arrival"), [(0.07, 7), (0.55, 55), (0.333, 34), (0.6, 60), (0.0, 0), (1.0, 100)])
+def test_a_ramp_arrives_at_the_step_of_its_fraction(finish, arrival):
+    """0.07 * 100 is 7.000000000000001."""
+    ramp = Ramp(1.0, 0.0, begin=0.0, finish=finish)
+    assert ramp.arrival(100) == arrival
+    assert float(ramp(arrival, 100)) == 0
+    assert arrival == 0 or float(ramp(arrival - 1, 100)) > 0
+
+
 def test_a_ramp_survives_what_variables_go_through(cell):
     expected = {"epsilon": LEAK, "width": None}
     graphdef, state = nnx.split(cell)

@@ -52,6 +52,24 @@ def test_a_leak_has_one(a):
     assert found.converged.all()
 
 
+def test_each_channel_has_a_tolerance_of_its_own():
+    class Held(mru.cells.ScanCell):
+        def operator(self, x):
+            return mru.Latch(jnp.abs(x) > 1, jnp.sign(x) * jnp.array([1e-3, 1e3]))
+
+        def readout(self, h, x):
+            return h
+
+    found = equilibria(Held(2, 2), np.zeros(2))
+    np.testing.assert_array_equal(found.number, [2, 2])
+    assert found.whole == 4
+
+
+def test_what_counts_steps_is_no_channel():
+    cell = mru.cells.Attention(2, 4, max_length=3, rngs=0)
+    assert equilibria(cell, np.zeros(2), starts=2, steps=10).states.shape == (2, 3 * 2 * 4)
+
+
 def test_a_leak_that_had_not_the_time_says_so():
     found = equilibria(Leak([0.999]), np.zeros(1), steps=100)
     assert found.converged.mean() < 0.1

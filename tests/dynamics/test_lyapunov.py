@@ -42,3 +42,10 @@ def test_a_counter_counts():
 
 def test_a_state_of_several_arrays():
     np.testing.assert_allclose(lyapunov_exponent(Pair(), jnp.asarray(normal(2000, 2))), np.log(0.5), atol=1e-2)
+
+
+def test_a_window_forgets_what_lies_before_it():
+    """Its state counts the steps, in an integer that has no derivative."""
+    cell = mru.cells.Attention(2, 4, max_length=3, rngs=0)
+    assert float(lyapunov_exponent(cell, normal(3, 2))) == -np.inf
+    assert np.isfinite(float(lyapunov_exponent(cell, normal(2, 2))))

@@ -34,6 +34,6 @@ def test_a_state_of_several_arrays():
 
 
 def test_lengths_that_do_not_ascend_are_refused():
-    for wrong in ([10, 1], [1, 1], [-1, 2]):
+    for wrong in ([10, 1], [1, 1], [-1, 2], [], [1.5, 2]):
         with pytest.raises(ValueError, match="lengths must be ascending numbers of steps, got"):
             retention(bmru(), wrong)

@@ -79,6 +79,16 @@ def test_the_other_methods_say_which_one_has_it(name, compiled):
         (jax.jit(f) if compiled else f)(A)
 
 
+@pytest.mark.parametrize(("cell", "message"), [
+    (lambda: mru.cells.BRC(2, 2, method="newton", rngs=0), r"BRC with method='newton': .* need method='sequential'"),
+    (lambda: mru.cells.S6(2, 2, rngs=0), r"selective_scan: .* need mru.scan with method='autodiff', which returns"),
+])  # fmt: skip
+def test_cells_of_another_scan_say_it_too(cell, message):
+    cell, x = cell(), jnp.ones((3, 2))
+    with pytest.raises(TypeError, match=message):
+        jax.jvp(lambda x: cell(x)[0], (x,), (x,))
+
+
 def test_reverse_mode_goes_through_every_transformation():
     expected = jax.grad(lambda a: states(a, B, "autodiff").sum())(A)
     for f in (

@@ -245,6 +245,10 @@ def test_second_derivatives_are_those_of_the_loop(name):
 def test_methods_are_checked():
     with pytest.raises(ValueError, match=r"method of BRC must be one of auto, .*, got 'associative'"):
         cells.BRC(D, N, method="associative", rngs=0)
+    with pytest.raises(ValueError, match=r"method of LRU must be one of auto, .*, got 'newton'"):
+        cells.LRU(D, N, method="newton", rngs=0)
+    with pytest.raises(ValueError, match=r"method of S6 must be one of auto, sequential, pallas, got 'associative'"):
+        cells.S6(D, N, method="associative", rngs=0)
     with pytest.raises(ValueError, match=r"'parallel_backward' needs a diagonal .* NBRC is dense"):
         cells.NBRC(D, N, method="parallel_backward", rngs=0)
     with pytest.raises(ValueError, match=r"DMU .* 'newton'"):

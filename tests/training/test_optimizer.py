@@ -76,7 +76,8 @@ def test_a_gradient_is_sparse_before_it_is_clipped():
     assert any(np.allclose(v, [0.5 * 0.36, 0, 0.5 * 0.64, 0], atol=1e-6) for v in second)
 
 
-@pytest.mark.parametrize("keep", [0.0, 1.5])
-def test_a_share_out_of_range(keep):
+@pytest.mark.parametrize("keep", [0.0, 1.5, float("nan")])
+@pytest.mark.parametrize("make", [optimizer.sparsified, lambda keep: mru.adamw(0.1, keep=keep)])
+def test_a_share_out_of_range(make, keep):
     with pytest.raises(ValueError, match=f"keep must be above 0 and at most 1, got {keep}"):
-        optimizer.sparsified(keep)
+        make(keep)
