@@ -84,15 +84,13 @@ def scan(
     like = checks.zero_state(op)
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like) if h0 is None else checks.state(h0, like, "h0")
     reset = None if reset is None else checks.reset(reset, op)
-    restart = None
-    if reset is not None:
-        restart = start if reset_state is None else checks.state(reset_state, like, "reset_state")
-    elif reset_state is not None:
-        checks.state(reset_state, like, "reset_state")
+    reset_state = start if reset_state is None else checks.state(reset_state, like, "reset_state")
+    if reset is None:
+        reset_state = None  # which no step takes
     if any(s.size == 0 for s in jax.tree.leaves(like)):
         axis, time = time_axis(op), time_of(op)
         return jax.tree.map(lambda s: jnp.zeros((*s.shape[:axis], time, *s.shape[axis:]), s.dtype), like)
     if method != "autodiff":
         instead = "method='autodiff'; the other methods have reverse mode only"
-        op, start, restart = reverse_only((op, start, restart), "mru.scan", instead)
-    return placement.run(method, reverse, op, start, restart, reset)
+        op, start, reset_state = reverse_only((op, start, reset_state), "mru.scan", instead)
+    return placement.run(method, reverse, op, start, reset_state, reset)

@@ -184,8 +184,8 @@ def _bounds(recurrence: Recurrence, h0: State, reset_state: State | None) -> Sta
     if recurrence.bound is None:
         return None
 
-    def one(bound: float, start: Array, restart: Array) -> Array:
-        return bound + jnp.maximum(jnp.abs(start), jnp.abs(restart))
+    def one(bound: float, start: Array, reset_state: Array) -> Array:
+        return bound + jnp.maximum(jnp.abs(start), jnp.abs(reset_state))
 
     bounds = jax.tree.map(one, recurrence.bound, h0, h0 if reset_state is None else reset_state)
     return one_step(bounds, recurrence.axis)

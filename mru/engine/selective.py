@@ -73,12 +73,12 @@ def selective_scan(
     like = checks.zero_state(op)
     start = checks.state(h0, like, "h0")
     reset = None if reset is None else checks.reset(reset, op)
-    restart = start if reset_state is None else checks.state(reset_state, like, "reset_state")
+    reset_state = start if reset_state is None else checks.state(reset_state, like, "reset_state")
     if like.size == 0 or op.x.size == 0:
         return jnp.zeros(op.x.shape, like.dtype), start
     instead = "mru.scan with method='autodiff', which returns the states, and stores them; here is reverse mode only"
-    op, start, restart = reverse_only((op, start, restart), "selective_scan", instead)
-    given, reset = _flat(op, start, None if reset is None else restart, reset)
+    op, start, reset_state = reverse_only((op, start, reset_state), "selective_scan", instead)
+    given, reset = _flat(op, start, None if reset is None else reset_state, reset)
     y, last = _placed(method, given, reset)
     return y.reshape(op.x.shape), jnp.swapaxes(last, -1, -2).reshape(like.shape)
 
@@ -95,7 +95,7 @@ def _check(op: Selective) -> None:
         raise ValueError(f"fields of a Selective must be {expected}, got {given}")
 
 
-def _flat(op: Selective, h0: Array, restart: Array | None, reset: Array | None) -> tuple[Arguments, Array | None]:
+def _flat(op: Selective, h0: Array, reset_state: Array | None, reset: Array | None) -> tuple[Arguments, Array | None]:
     """What a method is given: one batch axis, and the channels innermost."""
     batch = math.prod(op.x.shape[:-2])
 
@@ -103,8 +103,8 @@ def _flat(op: Selective, h0: Array, restart: Array | None, reset: Array | None) 
         return x.reshape(batch, *x.shape[-2:])
 
     maps = Maps(steps(op.dt), op.a.T, steps(op.b), steps(op.c), steps(op.x))
-    h0, restart = jax.tree.map(lambda h: jnp.swapaxes(steps(h), 1, 2), (h0, restart))
-    return Arguments(maps, h0, restart), None if reset is None else reset.reshape(batch, -1)
+    h0, reset_state = jax.tree.map(lambda h: jnp.swapaxes(steps(h), 1, 2), (h0, reset_state))
+    return Arguments(maps, h0, reset_state), None if reset is None else reset.reshape(batch, -1)
 
 
 def _placed(method: str, given: Arguments, reset: Array | None) -> tuple[Array, Array]:

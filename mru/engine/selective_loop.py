@@ -17,13 +17,13 @@ from mru.engine.steps import at, put
 
 def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, Array, Array | None]:
     """Outputs, the last state, and what was kept."""
-    (maps, h0, restart), time = given, given.maps.x.shape[1]
+    (maps, h0, reset_state), time = given, given.maps.x.shape[1]
     chunk, chunks = chunk_of(time), -(-time // chunk_of(time))
 
     def step(t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         h, y = carry
         now, first = _read(maps, h0.dtype, t), _at(reset, t)
-        h = after(now, selected(first, restart, h))
+        h = after(now, selected(first, reset_state, h))
         return h, put(y, output(now, h), t, 1)
 
     def steps(i: Array, carry: Any) -> Any:
@@ -40,21 +40,21 @@ def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, A
 
 def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_last: Array) -> Arguments:
     """The cotangents of what was given."""
-    (maps, h0, restart), time = given, given.maps.x.shape[1]
+    (maps, h0, reset_state), time = given, given.maps.x.shape[1]
     chunk, chunks = chunk_of(time), -(-time // chunk_of(time))
 
     def again(t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         h, starts = carry
-        h = selected(_at(reset, t), restart, h)
+        h = selected(_at(reset, t), reset_state, h)
         return after(_read(maps, h0.dtype, t), h), put(starts, h, t % chunk, 1)
 
     def back(t: Array, starts: Array, carry: Arguments) -> Arguments:
-        bars, incoming, to_restart = carry
+        bars, incoming, to_reset_state = carry
         found, through = backward(_read(maps, h0.dtype, t), at(starts, t % chunk, 1), at(g, t, 1), incoming)
-        incoming, to_restart = divided(_at(reset, t), through, to_restart)
+        incoming, to_reset_state = divided(_at(reset, t), through, to_reset_state)
         a = bars.a + found.a.sum(0)
         bars = Maps(*(bar if bar is bars.a else put(bar, new, t, 1) for bar, new in zip(bars, found, strict=True)))
-        return Arguments(bars._replace(a=a), incoming, to_restart)
+        return Arguments(bars._replace(a=a), incoming, to_reset_state)
 
     def steps(k: Array, carry: tuple[Arguments, Array]) -> tuple[Arguments, Array]:
         bars, starts = carry
@@ -65,7 +65,7 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
 
     zeros = jax.tree.map(jnp.zeros_like, maps)._replace(a=jnp.zeros_like(maps.a, h0.dtype))
     starts = jnp.zeros_like(jnp.repeat(h0[:, None], chunk, 1))
-    none = None if restart is None else jnp.zeros_like(h0)
+    none = None if reset_state is None else jnp.zeros_like(h0)
     return jax.lax.fori_loop(0, chunks, steps, (Arguments(zeros, g_last, none), starts))[0]
 
 

@@ -45,7 +45,7 @@ class Arguments(NamedTuple):
 
     maps: Maps
     h0: Array
-    restart: Array | None
+    reset_state: Array | None
 
 
 def widened(maps: Maps, dtype: jnp.dtype) -> Maps:
@@ -53,9 +53,9 @@ def widened(maps: Maps, dtype: jnp.dtype) -> Maps:
     return Maps(*(x.astype(dtype) for x in maps))
 
 
-def selected(reset: Array | None, restart: Array | None, h: Array) -> Array:
-    """The states before a step, (..., N, D): those of `restart` where a sequence starts, boolean (...)."""
-    return h if reset is None or restart is None else jnp.where(reset[..., None, None], restart, h)
+def selected(reset: Array | None, reset_state: Array | None, h: Array) -> Array:
+    """The states before a step, (..., N, D): those of `reset_state` where a sequence starts, boolean (...)."""
+    return h if reset is None or reset_state is None else jnp.where(reset[..., None, None], reset_state, h)
 
 
 def after(maps: Maps, h: Array) -> Array:
@@ -91,12 +91,12 @@ def backward(maps: Maps, h: Array, g: Array, incoming: Array) -> tuple[Maps, Arr
     ), through
 
 
-def divided(reset: Array | None, through: Array, to_restart: Array | None) -> tuple[Array, Array | None]:
-    """The cotangent of the states before a step: what goes to the step before it, and all that goes to the restart."""
-    if reset is None or to_restart is None:
+def divided(reset: Array | None, through: Array, to_reset_state: Array | None) -> tuple[Array, Array | None]:
+    """The cotangent of the states before a step: what goes to the step before it, and all that `reset_state` gets."""
+    if reset is None or to_reset_state is None:
         return through, None
     first, zero = reset[..., None, None], jnp.zeros_like(through)
-    return jnp.where(first, zero, through), to_restart + jnp.where(first, through, zero)
+    return jnp.where(first, zero, through), to_reset_state + jnp.where(first, through, zero)
 
 
 def _decay(maps: Maps) -> Array:

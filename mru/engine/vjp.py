@@ -44,8 +44,8 @@ def _scan(
 
 
 def _only(op: Operator, h0: State, reset_state: State | None, reset: Array | None) -> State:
-    start, restart = one_step((h0, reset_state), time_axis(op))
-    h = widen(op, op.dtype).apply(select(reset, restart, start))
+    h0, reset_state = one_step((h0, reset_state), time_axis(op))
+    h = widen(op, op.dtype).apply(select(reset, reset_state, h0))
     return jax.tree.map(lambda x, like: x.astype(like.dtype), h, h0)
 
 

@@ -43,9 +43,9 @@ def states(
         return maps if reset_now is None else maps.fold(fixed[0], reset_now)
 
     def step(carry: Any, now: Any, fixed: Any) -> tuple[Any, Any]:
-        (h, nothing), (maps, reset_now), (restart, start) = carry, now, fixed
-        h = wide(maps).apply(select(reset_now, restart, h))
-        return (h, nothing), (h, given.encode(h, start, restart) if keep else None)
+        (h, nothing), (maps, reset_now), (reset_state, start) = carry, now, fixed
+        h = wide(maps).apply(select(reset_now, reset_state, h))
+        return (h, nothing), (h, given.encode(h, start, reset_state) if keep else None)
 
     reads = Reads(
         _sequences((op, None if reset is None else reset[..., None]), shape), (reset_state, h0 if keep else None)
@@ -66,9 +66,9 @@ def pullback(
     h, h0, reset_state = _sequences(h, shape), _rows(h0), _rows(reset_state)
 
     def parts(now: Any, fixed: Any) -> tuple[Any, Any, Any, Any]:
-        ((maps, reset_now, g), before), (restart, start) = now, fixed
-        before = decoded(given, before, start, restart)
-        return widen(maps, real), reset_now, g, select(reset_now, restart, before)
+        ((maps, reset_now, g), before), (reset_state, start) = now, fixed
+        before = decoded(given, before, start, reset_state)
+        return widen(maps, real), reset_now, g, select(reset_now, reset_state, before)
 
     def build(now: Any, fixed: Any) -> Affine:
         maps, reset_now, g, before = parts(now, fixed)

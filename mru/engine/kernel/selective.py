@@ -52,13 +52,13 @@ def forward(given: Arguments, reset: Array | None, keep: bool) -> tuple[Array, A
     kept = jax.ShapeDtypeStruct((grid.batch, grid.chunks, *given.h0.shape[1:]), dtype) if keep else None
 
     def walk(program: _Program, refs: Any, outs: Any) -> None:
-        (maps, h0, restart), reset = refs
+        (maps, h0, reset_state), reset = refs
         y, last, kept = outs
-        a, restart = program.block(maps.a).astype(dtype), program.of_sequence(restart)
+        a, reset_state = program.block(maps.a).astype(dtype), program.of_sequence(reset_state)
 
         def part(number: Array, h: Array) -> Array:
             for now in program.steps(maps, a, reset, None, number * grid.part, grid.part):
-                h = after(now.maps, selected(now.reset, restart, h))
+                h = after(now.maps, selected(now.reset, reset_state, h))
                 program.put_lanes(y, output(now.maps, h), now.time)
             return h
 
@@ -80,26 +80,26 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
     outs = given._replace(maps=given.maps._replace(a=given.h0, b=per_block, c=per_block))
 
     def walk(program: _Program, refs: Any, outs: Arguments) -> None:
-        (maps, _, restart), reset, kept, g, g_last = refs
-        a, restart = program.block(maps.a).astype(dtype), program.of_sequence(restart)
+        (maps, _, reset_state), reset, kept, g, g_last = refs
+        a, reset_state = program.block(maps.a).astype(dtype), program.of_sequence(reset_state)
 
         def onward(first: Array, h: Array) -> list[Array]:
             """The states before each step of a part, and those after its last."""
             found = [h]
             for now in program.steps(maps, a, reset, None, first, grid.part):
-                found[-1] = selected(now.reset, restart, found[-1])
+                found[-1] = selected(now.reset, reset_state, found[-1])
                 found.append(after(now.maps, found[-1]))
             return found
 
         def back(now: _Step, h: Array, carry: Any) -> Any:
-            incoming, a_bar, to_restart = carry
+            incoming, a_bar, to_reset_state = carry
             bars, through = backward(now.maps, h, now.g, incoming)
             program.put_lanes(outs.maps.dt, bars.dt, now.time)
             program.put_lanes(outs.maps.x, bars.x, now.time)
             program.put_sums(outs.maps.b, bars.b, now.time)
             program.put_sums(outs.maps.c, bars.c, now.time)
-            incoming, to_restart = divided(now.reset, through, to_restart)
-            return incoming, a_bar + bars.a, to_restart
+            incoming, to_reset_state = divided(now.reset, through, to_reset_state)
+            return incoming, a_bar + bars.a, to_reset_state
 
         def part(k: Array, carry: Any) -> Any:
             number = grid.chunks * grid.parts - 1 - k
@@ -114,12 +114,12 @@ def pullback(given: Arguments, reset: Array | None, kept: Array, g: Array, g_las
 
         incoming = program.of_sequence(g_last)
         zero = jnp.zeros_like(incoming)
-        carry = incoming, zero, None if restart is None else zero
-        incoming, a_bar, to_restart = _loop(0, grid.chunks * grid.parts, part, carry)
+        carry = incoming, zero, None if reset_state is None else zero
+        incoming, a_bar, to_reset_state = _loop(0, grid.chunks * grid.parts, part, carry)
         program.put_block(outs.maps.a, a_bar, program.sequence)
         program.put_block(outs.h0, incoming, program.sequence)
-        if to_restart is not None:
-            program.put_block(outs.restart, to_restart, program.sequence)
+        if to_reset_state is not None:
+            program.put_block(outs.reset_state, to_reset_state, program.sequence)
 
     bars, *states = _call(walk, grid, (given, reset, kept, g, g_last), outs)
     return Arguments(bars._replace(a=bars.a.sum(0), b=bars.b.sum(1), c=bars.c.sum(1)), *states)
