@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         if (asked := commands.asked(argv)) is not None:
             return commands.do(asked, tasks.REGISTRY, argv)
         code = run(parse(argv, tasks.REGISTRY), argv)
-        peers.part()
+        peers.leave()
         return code
     except UserError as error:
         return failed(error, 2)
@@ -98,7 +98,7 @@ def run(config: Config, argv: list[str]) -> int:
     resume.quiet_abandoned_files()
     with contextlib.ExitStack() as exits:
         with peers.agreed():
-            mesh = checked(config)
+            mesh = mesh_for(config)
             exits.enter_context(lock.held(config.workdir))
             before = workdir.earlier(config)
         if workdir.is_complete(config, before):
@@ -128,7 +128,7 @@ def run(config: Config, argv: list[str]) -> int:
     return 0
 
 
-def checked(config: Config) -> Mesh:
+def mesh_for(config: Config) -> Mesh:
     """The mesh to run on; nothing is compiled or written.
 
     Raises:

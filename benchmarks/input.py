@@ -52,7 +52,7 @@ MOST = 0.05  # of the time of a step may go to the input
 _AHEAD = 4  # elements that may be ready when the clock starts, and are therefore not timed: more than are made ahead
 
 
-def config_of(name: str, data_dir: str | None, argv: list[str]) -> Config:
+def config_for(name: str, data_dir: str | None, argv: list[str]) -> Config:
     """The config of a task."""
     options = {field.name for field in dataclasses.fields(tasks.get(name))}  # type: ignore[arg-type]
     where = ["--task.data_dir", data_dir] if data_dir and "data_dir" in options else []
@@ -147,7 +147,7 @@ def rows(
     """Each task in turn; of one whose data is absent, what is missing."""
     for name in names:
         try:
-            yield {"task": name, **measured(config_of(name, data_dir, argv), repeats, seconds)}
+            yield {"task": name, **measured(config_for(name, data_dir, argv), repeats, seconds)}
         except MissingData as error:
             yield {"task": name, "missing": str(error)}
         jax.clear_caches()

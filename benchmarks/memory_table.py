@@ -54,7 +54,7 @@ def read(folder: pathlib.Path) -> Results:
     return found
 
 
-def spread(held: dict[str, Any], times: str) -> str:
+def of_seeds(held: dict[str, Any], times: str) -> str:
     """Mean and standard deviation of the seeds at so many times the length of training, as text."""
     values = held["test"].get(times)
     if values is None:
@@ -114,7 +114,7 @@ def _summary(results: Results, tasks: list[str], rows: list[tuple[str, int]]) ->
     table = [["cell", "size", *heads]]
     for cell, size in rows:
         found = [results.get((task, cell, size)) for task in tasks]
-        values = [NOT_RUN if held is None else spread(held, TIMES[0]) for held in found]
+        values = [NOT_RUN if held is None else of_seeds(held, TIMES[0]) for held in found]
         table.append([f"`{cell}`{marked.get(cell, '')}", str(size), *values])
     return f"## At 1,000 times the length of training\n\n{PICTURE}\n\n{markdown(table)}\n"
 
@@ -124,7 +124,7 @@ def _of_task(task: str, found: dict[tuple[str, int], dict[str, Any]], rows: list
     table = [["cell", "size", "1,000 times", "10 times", "length of training", "lr", "parameters", "seconds"]]
     for (cell, size), held in sorted(found.items(), key=lambda item: order(item[1])):
         name = f"`{cell}`{' (p)' if held['persistent'] else ''}"
-        values = [spread(held, times) for times in TIMES]
+        values = [of_seeds(held, times) for times in TIMES]
         seconds = f"{held['seconds']['wall']:.0f}"
         table.append([name, str(size), *values, f"{held['picked']:g}", f"{held['parameters']:,}", seconds])
     table += [[f"`{cell}`", str(size), NOT_RUN, *[""] * 5] for cell, size in rows if (cell, size) not in found]

@@ -21,7 +21,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from benchmarks.grid import ROOT
-from benchmarks.sweep import spread
+from benchmarks.sweep import mean_and_deviation
 from mru.plots import style
 from mru.training import summary
 from mru.training.files import write
@@ -128,7 +128,10 @@ def draw(found: list[Point]) -> Figure:
 
 def table(found: list[Point]) -> str:
     """Ours and the published ones from the fewest parameters up, as Markdown."""
-    ours = [(p.parameters, f"`{p.cells}_{p.size}`", spread([*p.accuracy.values()]), len(p.accuracy)) for p in found]
+    ours = [
+        (p.parameters, f"`{p.cells}_{p.size}`", mean_and_deviation([*p.accuracy.values()]), len(p.accuracy))
+        for p in found
+    ]
     theirs = [(parameters, f"{name}, published", f"{x:.4g}", "") for name, parameters, x in PUBLISHED]
     rows = ["| | parameters | test accuracy | seeds |", "|---|---|---|---|"]
     for parameters, name, accuracy, seeds in sorted([*ours, *theirs], key=lambda row: row[0]):

@@ -34,7 +34,7 @@ from mru.training.files import write
 from mru.training.messages import RunFailed, UserError, error_line
 
 
-def spread(values: list[float]) -> str:
+def mean_and_deviation(values: list[float]) -> str:
     """Mean and, of several, sample standard deviation."""
     more = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{more}"
@@ -76,7 +76,7 @@ def table(runs: list[Run], summaries: list[dict[str, Any]]) -> str:
         run, held = same[0][0], [one for _, one in same]
 
         def values(split: str, held: list[dict[str, Any]] = held) -> str:
-            return spread([one[split][one["metric"]] for one in held])
+            return mean_and_deviation([one[split][one["metric"]] for one in held])
 
         seconds = statistics.mean(one["seconds"]["wall"] for one in held)
         speed = statistics.mean(one["steps_per_second"] for one in held)

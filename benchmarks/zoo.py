@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from benchmarks.grid import ROOT, SEED, grid, train_all
-from benchmarks.sweep import save, spread
+from benchmarks.sweep import mean_and_deviation, save
 from mru.training.messages import RunFailed, UserError, error_line
 
 GALLERY = ROOT / "configs" / "zoo"
@@ -32,7 +32,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         accuracy = [run["test"][run["metric"]] for run in same]
         seconds = statistics.mean(run["seconds"]["wall"] for run in same)
         speed = statistics.mean(run["steps_per_second"] for run in same)
-        shown = f"{spread(accuracy)}{'' if statistics.mean(accuracy) >= BAR else ' (*)'}"
+        shown = f"{mean_and_deviation(accuracy)}{'' if statistics.mean(accuracy) >= BAR else ' (*)'}"
         rows.append(f"| `{name}` | {shown} | {len(same)} | {same[0]['parameters']:,} | {seconds:.0f} | {speed:.1f} |")
     return "\n".join(rows)
 

@@ -34,6 +34,14 @@ class Config:
     """Everything that defines a run.
 
     Attributes:
+        task: What is learned: data, loss, metrics.
+        model: The layers; this and what follows up to `distributed` are the sections of a config, see `sections`.
+        optimizer: Learning rate and what goes with it.
+        train: Steps, batches, evaluations, seed.
+        weights: How many bits parameters have in training.
+        multistability: What cells learn before the first step.
+        mesh: How devices share the work.
+        distributed: Several processes.
         workdir: Folder of the run.
         init_from: Folder of another run whose parameters this one starts with; None to draw them.
     """

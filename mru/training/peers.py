@@ -77,13 +77,13 @@ def agreed() -> Iterator[None]:
         raise UserError(error)
 
 
-def part() -> None:
+def leave() -> None:
     """Leave in order, once all processes have come to their end, where they are several."""
     if _member is not None:
         with agreed():  # JAX's own wait for the others has a limit, and does not see that one is lost
             pass
         jax.distributed.shutdown()
-        _member.part()
+        _member.leave()
 
 
 def fail(line: str, code: int) -> None:
@@ -124,7 +124,7 @@ class _Hub(threading.Thread):
                 if len(self.votes) == self.count:
                     self._tell("agreed", self._verdict())
                     self.votes = {}
-            case "part":
+            case "leave":
                 self._drop(link)
             case "fail":
                 self._lost(link, f"ended with: {text}")
@@ -187,9 +187,9 @@ class _Member(threading.Thread):
         self.link.send("vote", error)
         return self.agreements.get()
 
-    def part(self) -> None:
+    def leave(self) -> None:
         self.parted = True
-        self.link.send("part")
+        self.link.send("leave")
         if self.hub is not None:
             self.hub.join()  # process 0 goes last
 

@@ -167,7 +167,7 @@ def test_all_hear_who_is_lost_and_why(three, monkeypatch, end, why):
 
 def test_those_that_part_are_not_lost(three):
     for link in three:
-        link.send("part")
+        link.send("leave")
         link.close()
 
 
