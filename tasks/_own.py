@@ -1,7 +1,10 @@
 """A user's own arrays, read from an .npz file and checked, each mistake one line."""
 
 import functools
+import hashlib
+import lzma
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +13,11 @@ from mru.training import SPLITS
 from mru.training.shuffle import permutation
 
 _HELD_OUT = 10  # one of so many examples is for validation, and one for test
+# What NumPy, and the compression of its file, say of one that is damaged, encrypted, or no .npz.
+UNREADABLE = (
+    OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 _SPLIT_KEY = 0  # a constant: the split is part of the task
 
 
@@ -32,6 +40,15 @@ class Content:
     rows: dict[str, np.ndarray]
     vocabulary: int
     outputs: int
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """Of all arrays, as text."""
+        found = hashlib.sha256()
+        for array in (self.x, self.y, self.lengths, *self.rows.values()):
+            found.update(repr(array if array is None else (array.shape, array.dtype)).encode())
+            found.update(b"" if array is None else np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     @property
     def has_classes(self) -> bool:
@@ -59,12 +76,14 @@ def read(path: str, changed: int, classes: int | None) -> Content:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"it can not be read as .npz: {str(error) or type(error).__name__}") from None
     unknown = sorted(set(arrays) - {"x", "y", "lengths", "split"})
     if unknown or not {"x", "y"} <= set(arrays):
         given = ", ".join(arrays) or "no arrays"
         raise ValueError(f"it has {given}; allowed: arrays x and y, and also lengths and split")
+    if raw := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"it has {', '.join(raw)}, but as no array of NumPy's; allowed: what np.savez writes")
     x, y = _inputs(arrays["x"]), arrays["y"]
     for name, array in arrays.items():
         if name != "x" and (array.ndim == 0 or len(array) != len(x)):

@@ -90,18 +90,26 @@ class OwnArrays(Task, name="npz"):
     @property
     def chance(self) -> float:
         """The metric on test of the best constant answer to train."""
-        content = self._content
-        train, test = (self._real_targets(split) for split in ("train", "test"))
-        if content.has_classes:
-            return float(np.mean(test == np.bincount(train).argmax()))
-        return float(np.mean(np.square(test - train.mean(0, dtype=np.float64))))
+        (train, of_train), (test, of_test) = (self._real_targets(split) for split in ("train", "test"))
+        if self._content.has_classes:
+            return float(np.average(test == np.bincount(train, of_train).argmax(), weights=of_test))
+        mean = np.average(train, 0, of_train)
+        return float(np.average(np.square(test - mean).mean(-1), weights=of_test))
 
-    def _real_targets(self, split: str) -> np.ndarray:
-        """Targets of a split, those of padded steps left out."""
+    def _real_targets(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Targets of a split without those of padded steps, and how much each counts, as examples count alike."""
         content, rows = self._content, self._content.rows[split]
-        if not content.is_per_step or content.lengths is None:
-            return content.y[rows].reshape(-1, *content.y.shape[2 if content.is_per_step else 1 :])
-        return content.y[rows][np.arange(self.length) < content.lengths[rows, None]]
+        y = content.y[rows]
+        if not content.is_per_step:
+            return y, np.ones(len(y))
+        lengths = np.full(len(y), self.length) if content.lengths is None else content.lengths[rows]
+        is_real = np.arange(self.length) < lengths[:, None]
+        return y[is_real], np.broadcast_to(1 / lengths[:, None], is_real.shape)[is_real]
+
+    @property
+    def data_version(self) -> str:
+        """Of the arrays of the file and their split."""
+        return self._content.checksum
 
     @property
     def length(self) -> int:

@@ -44,13 +44,13 @@ class Blocks(NamedTuple):
 
     def cut(self, queries: Array) -> Array:
         """(..., T, more) as (blocks, ..., size, more)."""
-        shape = queries.shape
-        return jnp.moveaxis(queries.reshape(*shape[: self.axis], -1, self.size, *shape[self.axis + 1 :]), self.axis, 0)
+        before, time, after = queries.shape[: self.axis], queries.shape[self.axis], queries.shape[self.axis + 1 :]
+        return jnp.moveaxis(queries.reshape(*before, time // self.size, self.size, *after), self.axis, 0)
 
     def joined(self, queries: Array) -> Array:
         """The reverse of `cut`."""
         queries = jnp.moveaxis(queries, 0, self.axis)
-        return queries.reshape(*queries.shape[: self.axis], -1, *queries.shape[self.axis + 2 :])
+        return jax.lax.collapse(queries, self.axis, self.axis + 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from mru.cells import _softmax
 from mru.cells._base import Cell, as_rngs, at_least_one, in_precision_of, named, resets
 from mru.cells._linear import linear, product_dtype
+from mru.engine.forward_mode import reverse_only
 from mru.operators.base import State
 
 # Positions are split into multiples of this and a rest, so that their angles are exact to 3e-4 in float32, however long
@@ -115,7 +116,8 @@ class Attention(Cell, name="attention"):
 
         index = past + jnp.arange(time, dtype=jnp.int32)
         start = _starts(index, past - count[..., None], None if reset is None else resets(reset, x))
-        query, key, value = self._projected(x, index - start)
+        instead = "another cell; this one has reverse mode only, but for its `step`"
+        query, key, value = reverse_only(self._projected(x, index - start), "Attention", instead)
         lines = {"keys": key, "values": value}
         for name, new in lines.items():
             before = self._in_order(old[name], count, new.dtype) if old is not None else None
@@ -152,7 +154,7 @@ class Attention(Cell, name="attention"):
         """Queries and keys, turned by their positions (...), and values; each (..., heads, P), at least float32."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         query, key, value = (
-            layer(x).astype(dtype).reshape(*x.shape[:-1], self.heads, -1)
+            layer(x).astype(dtype).reshape(*x.shape[:-1], self.heads, self.state_size // self.heads)
             for layer in (self.query, self.key, self.value)
         )
         turn = functools.partial(_turned, angle=_angles(position, query.shape[-1] // 2, self.base, dtype)[..., None, :])
@@ -179,7 +181,7 @@ class Attention(Cell, name="attention"):
         where = jnp.where(written, index[:, None] - age, 0)
 
         def ring(line: Array) -> Array:
-            found = _taken(line, where.reshape(*where.shape[:-2], -1))
+            found = _taken(line, jax.lax.collapse(where, where.ndim - 2))
             return jnp.where(written[..., None, None], found.reshape(*where.shape, *line.shape[-2:]), 0)
 
         return {"count": index - start + 1, **{name: ring(line) for name, line in lines.items()}}

@@ -62,6 +62,8 @@ def _steps_a_round(state: State) -> int:
     half as long again where it is complex and large.
     """
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))  # bytes
+    if not isinstance(size, int):  # a batch of any size, as `jax.export` may have it
+        return 1
     complex_ = any(jnp.iscomplexobj(x) for x in jax.tree.leaves(state))
     return 1 if size <= 128 or (complex_ and size > 1024) else 2
 

@@ -91,6 +91,6 @@ def batch_shape_of(x: Array, inputs: int, *, time: bool) -> tuple[int, ...]:
         expected = f"int tokens (..., {axis[:-2]})".replace(", )", ")")
     if not fits or 0 in jnp.shape(x):
         given = f"{getattr(x, 'dtype', type(x).__name__)} {jnp.shape(x)}"
-        raise ValueError(f"the model takes {expected}, got {given}")
+        raise ValueError(f"the model takes {expected}{', none of them 0' if fits else ''}, got {given}")
     inner = time + bool(inputs)
     return jnp.shape(x)[: jnp.ndim(x) - inner]

@@ -72,6 +72,10 @@ def open_run(folder: pathlib.Path, tasks: Registry[Task], option: str = "run") -
     count = max(1, min(EXAMPLES, STEPS // config.task.length))
     batch = next(evaluation_batches(config.task, "validation", batch_size=count, count=count, prefetch=0))
     given = config.task.model_inputs(batch)
+    with told(option, folder):  # its data may not be those that it was trained on
+        outputs = jax.eval_shape(lambda: model(given.inputs, lengths=given.lengths, reset=given.reset)[0])
+        if outputs.shape[-1] != config.task.outputs:
+            raise ValueError(f"its model has {outputs.shape[-1]} outputs, its task has {config.task.outputs} now")
     real = int(batch["weight"].sum())  # a split of few examples is filled up
     return Run(config, step, model, jax.tree.map(lambda x: jnp.asarray(x[:real]), given))
 

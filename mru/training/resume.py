@@ -42,7 +42,8 @@ def save(writer: Writer, config: Config, state: TrainState, progress: Progress) 
     """
     step, held = int(state.step), {item: checkpoint.on_host(x) for item, x in arrays(state).items()}
     require_finite(step, held)
-    about = {"model": model_arguments(config), "config": config.resolved, "progress": dataclasses.asdict(progress)}
+    about: dict[str, Any] = {"model": model_arguments(config), "config": config.resolved}
+    about |= {"data_version": _data_version(config), "progress": dataclasses.asdict(progress)}
     first = not checkpoint.steps(config.workdir)
     writer.save(step, **held, about=about, best=progress.best_step)
     if first:
@@ -67,7 +68,7 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
 
     Raises:
         Damaged: The checkpoint can not be read, or is not what was written.
-        ValueError: It is of another version, or of another model.
+        ValueError: It is of another version or model, or of other data.
     """
     about, target = checkpoint.about(config.workdir, step), arrays(like)
     if not all(isinstance(about.get(name), dict) for name in ("model", "progress")):
@@ -76,6 +77,10 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     held = _defaults() | about["model"]
     if fixed != {name: held.get(name) for name in fixed}:
         raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
+    if about.get("data_version") not in (None, _data_version(config)):  # earlier versions did not write it
+        raise ValueError(
+            f"checkpoint {step} is of other data of task {config.task.name}: put these back, or start anew"
+        )
     found = checkpoint.restore(config.workdir, step, **target)
     try:  # format 1 was saved whatever it was
         require_finite(step, {item: checkpoint.on_host(x) for item, x in found.items()})
@@ -85,6 +90,10 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
     return TrainState(params, others, *rest), Progress.from_json(about["progress"])
+
+
+def _data_version(config: Config) -> str | None:
+    return getattr(config.task, "data_version", None)  # a task of an earlier version of `Task` has none
 
 
 def _defaults() -> dict[str, Any]:

@@ -104,6 +104,11 @@ class Task(Protocol):
         """Number of examples of each of `SPLITS`; `ENDLESS` training examples are drawn anew instead of repeated."""
 
     @property
+    def data_version(self) -> str | None:
+        """What the examples are, as text, where options do not say it all: a run goes on with the same only. None."""
+        return None
+
+    @property
     def retention(self) -> tuple[int, ...]:
         """Lengths at which the metric is measured again after training; none."""
         return ()

@@ -165,3 +165,10 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
 def test_options_are_checked(size, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Attention(D, size, rngs=0, **options)
+
+
+def test_a_batch_of_nothing():
+    cell, x = Attention(D, 4, rngs=0), jnp.ones((0, 5, D))
+    assert cell(x)[0].shape == (0, 5, D)
+    assert cell.step(x[:, 0])[0].shape == (0, D)
+    assert jax.grad(lambda x: cell(x)[0].sum())(x).shape == (0, 5, D)

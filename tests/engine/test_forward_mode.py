@@ -81,6 +81,7 @@ def test_the_other_methods_say_which_one_has_it(name, compiled):
 
 @pytest.mark.parametrize(("cell", "message"), [
     (lambda: mru.cells.BRC(2, 2, method="newton", rngs=0), r"BRC with method='newton': .* need method='sequential'"),
+    (lambda: mru.cells.Attention(2, 4, rngs=0), r"Attention: .* need another cell; .* but for its `step`"),
     (lambda: mru.cells.S6(2, 2, rngs=0), r"selective_scan: .* need mru.scan with method='autodiff', which returns"),
 ])  # fmt: skip
 def test_cells_of_another_scan_say_it_too(cell, message):

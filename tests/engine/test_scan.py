@@ -483,6 +483,15 @@ def test_lowers_for_accelerators(name, platform):
     assert exported.platforms == (platform,)
 
 
+@pytest.mark.parametrize("name", ["affine", "complex affine", "latch", "clamp"])
+def test_what_is_exported_takes_a_batch_of_any_size(name):
+    (batch,) = jax.export.symbolic_shape("batch")
+    op = CASES[name].build(CASES[name].draw(np.random.default_rng(0), (2, 5, 3)))
+    any_size = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), op)
+    exported = jax.export.export(jax.jit(scan), platforms=["cpu"])(any_size)
+    np.testing.assert_array_equal(exported.call(op), jax.jit(scan)(op))
+
+
 def test_auto_is_parallel_on_accelerators_and_sequential_on_cpu():
     op = Clamp(np.zeros((8, 1), np.float32), np.ones((8, 1), np.float32))
     for platform, loops in [("cpu", True), ("tpu", False), ("cuda", False)]:

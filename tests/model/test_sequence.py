@@ -522,7 +522,8 @@ def test_bad_arguments(kwargs, message):
     [
         (np.ones((2, T, 5), np.float32), {}, "(..., T, 3)", "float32 (2, 7, 5)"),
         (np.ones(3, np.float32), {}, "(..., T, 3)", "float32 (3,)"),
-        (np.ones((2, 0, 3), np.float32), {}, "(..., T, 3)", "float32 (2, 0, 3)"),
+        (np.ones((2, 0, 3), np.float32), {}, "(..., T, 3), none of them 0", "float32 (2, 0, 3)"),
+        (np.ones((0, T, 3), np.float32), {}, "(..., T, 3), none of them 0", "float32 (0, 7, 3)"),
         (np.ones((2, T, 3), np.int32), {}, "floating-point features", "int32 (2, 7, 3)"),
         (np.ones((2, T, 3), np.float32), {"lengths": np.ones(3, np.int32)}, "lengths must be int (2,)", "int32 (3,)"),
         (np.ones((2, T, 3), np.float32), {"lengths": np.ones(2, np.float32)}, "int (2,)", "float32 (2,)"),

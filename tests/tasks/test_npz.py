@@ -1,4 +1,5 @@
 import re
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,9 +84,21 @@ def test_squared_error_at_every_step(saved):
     batch, outputs = task.examples("test", np.arange(5)), RNG.normal(size=(5, 6, 2))
     expected = [np.mean([(outputs[i, t] - 2 * X[35 + i, t]) ** 2 for t in range(LENGTHS[35 + i])]) for i in range(5)]
     np.testing.assert_allclose(task.metrics(jnp.asarray(outputs), batch)["mse"], expected, rtol=1e-5)
-    real = lambda rows: np.concatenate([2 * X[i, : LENGTHS[i]] for i in rows])  # noqa: E731
-    mean = real(range(20)).mean(0)
-    assert task.chance == pytest.approx(np.mean((real(range(35, 40)) - mean) ** 2), rel=1e-5)
+    # The metric is a mean over examples of means over steps, and so is the best constant answer.
+    best = np.mean([2 * X[i, : LENGTHS[i]].mean(0) for i in range(20)], 0)
+    assert task.chance == pytest.approx(
+        float(np.mean(task.metrics(jnp.broadcast_to(best, (5, 6, 2)), batch)["mse"])), rel=1e-5
+    )
+
+
+def test_chance_of_classes_at_every_step_counts_examples_alike(saved):
+    """Short examples, of which more are of class 1, count as much as the long ones of class 0."""
+    lengths, y = np.resize([1, 1, 1, 6], 40), np.zeros((40, 6), int)
+    y[lengths == 1] = 1
+    task = saved(x=X, y=y, lengths=lengths, split=SPLIT)
+    batch, always = task.examples("test", np.arange(5)), jnp.broadcast_to(jnp.array([0.0, 1.0]), (5, 6, 2))
+    assert task.chance == pytest.approx(float(np.mean(task.metrics(always, batch)["accuracy"])), rel=1e-6)
+    assert task.chance == pytest.approx(np.mean(lengths[35:] == 1))
 
 
 def test_chance_of_classes_is_the_most_frequent_of_train(saved):
@@ -154,6 +167,24 @@ def test_truncated_npz(saved, tmp_path):
         tasks.get("npz")(path=str(path))
 
 
+def test_damaged_compressed_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=X, y=CLASSES)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"it can not be read as \.npz: .*decompressing"):
+        tasks.get("npz")(path=str(path))
+
+
+def test_members_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        for name in ("x", "y"):
+            file.writestr(name, "1, 2, 3")
+    with pytest.raises(ValueError, match="it has x, y, but as no array of NumPy's"):
+        tasks.get("npz")(path=str(tmp_path / "a.npz"))
+
+
 def test_npy_is_no_npz(tmp_path):
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(ValueError, match=r"it can not be read as \.npz: "):
@@ -181,6 +212,25 @@ def test_missing_file_and_bad_file_end_the_command_in_one_line(tmp_path, saved):
     code, said = main("--config", config_file(tmp_path, CONFIG.format(path=tmp_path / "own.npz")))
     assert code == 2
     assert "x of example 7 (and 0 more) is not finite" in said
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, saved, quick_compile):
+    """The order of the rows says which of them are for test."""
+    saved(x=X, y=CLASSES)
+    command = "--config", config_file(tmp_path, CONFIG.format(path=tmp_path / "own.npz")), "--workdir", tmp_path / "w"
+    code, said = main(*command)
+    assert code == 0, said
+    saved(x=X[::-1], y=CLASSES[::-1])
+    code, said = main(*command, "--train.steps", 8)
+    assert code == 2
+    assert "checkpoint 4 is of other data of task npz: put these back, or start anew" in said
+    saved(x=X, y=CLASSES)
+    code, said = main(*command, "--train.steps", 8)
+    assert code == 0, said
+    saved(x=np.concatenate([X, X], -1), y=CLASSES)
+    code, said = main("--plot", tmp_path / "w")
+    assert code == 2
+    assert "the model takes floating-point features (..., T, 2), got float32 (16, 6, 4)" in said
 
 
 def test_padded_steps_train(tmp_path, saved, quick_compile):
