@@ -14,7 +14,7 @@ from mru.training.shuffle import permutation
 
 _HELD_OUT = 10  # one of so many examples is for validation, and one for test
 # What NumPy, and the compression of its file, say of one that is damaged, encrypted, or no .npz.
-UNREADABLE = (
+_UNREADABLE = (
     OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error,
     lzma.LZMAError,
 )  # fmt: skip
@@ -76,7 +76,7 @@ def read(path: str, changed: int, classes: int | None) -> Content:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise ValueError(f"it can not be read as .npz: {str(error) or type(error).__name__}") from None
     unknown = sorted(set(arrays) - {"x", "y", "lengths", "split"})
     if unknown or not {"x", "y"} <= set(arrays):

@@ -105,7 +105,7 @@ class Task(Protocol):
 
     @property
     def data_version(self) -> str | None:
-        """What the examples are, as text, where options do not say it all: a run goes on with the same only. None."""
+        """What the examples are, as text: a run goes on with the same only. None, as options say it all."""
         return None
 
     @property
