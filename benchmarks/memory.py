@@ -205,16 +205,17 @@ def complete(part: Part, plan: Plan, folder: pathlib.Path, method: str = "auto")
     """Measure a part and write its file, whole or not at all."""
     devices.keep_programs()
     file = part.file(folder)
-    command = ["python", "-m", "benchmarks.memory", *words(part)] + (["--method", method] if method != "auto" else [])
-    held = measured(part, plan, method) | {"command": shlex.join(command)}
+    command = shlex.join(["python", "-m", "benchmarks.memory", *words(part, method)])
+    held = measured(part, plan, method) | {"command": command}
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, json.dumps(sealed(rounded(held)), indent=1) + "\n")
     say(f"wrote {file}, {held['seconds']['wall']:.0f} s, {held['steps_per_second']:.3g} steps/s")
 
 
-def words(part: Part) -> list[str]:
-    """The options that choose a part alone."""
-    return ["--task", part.task, "--cell", part.cell, "--size", str(part.size)]
+def words(part: Part, method: str) -> list[str]:
+    """The options that choose a part alone, and how its runs scan where they do not by themselves."""
+    chosen = ["--task", part.task, "--cell", part.cell, "--size", str(part.size)]
+    return chosen if method == "auto" else [*chosen, "--method", method]
 
 
 def complete_all(parts: list[Part], folder: pathlib.Path, jobs: int, method: str) -> int:
@@ -223,7 +224,7 @@ def complete_all(parts: list[Part], folder: pathlib.Path, jobs: int, method: str
     share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.3f}"}
 
     def one(part: Part) -> int:
-        command = [sys.executable, "-m", "benchmarks.memory", *words(part), "--method", method, "--out", str(folder)]
+        command = [sys.executable, "-m", "benchmarks.memory", *words(part, method), "--out", str(folder)]
         done = subprocess.run(command, env=share | os.environ, text=True, stderr=subprocess.PIPE if jobs > 1 else None)
         if done.returncode and jobs > 1:
             # The driver of a GPU says what is wrong a line or two before where it says so, and a signal says nothing.

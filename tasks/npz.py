@@ -109,7 +109,7 @@ class OwnArrays(Task, name="npz"):
     @property
     def data_version(self) -> str:
         """Of the arrays of the file and their split."""
-        return self._content.checksum
+        return str(self._content.checksum)
 
     @property
     def length(self) -> int:

@@ -485,11 +485,14 @@ def test_lowers_for_accelerators(name, platform):
 
 @pytest.mark.parametrize("name", ["affine", "complex affine", "latch", "clamp"])
 def test_what_is_exported_takes_a_batch_of_any_size(name):
-    (batch,) = jax.export.symbolic_shape("batch")
-    op = CASES[name].build(CASES[name].draw(np.random.default_rng(0), (2, 5, 3)))
+    (batch,), case = jax.export.symbolic_shape("batch"), CASES[name]
+    fields = case.draw(np.random.default_rng(0), (2, 5, 3))
+    op = case.build(fields)
     any_size = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), op)
     exported = jax.export.export(jax.jit(scan), platforms=["cpu"])(any_size)
     np.testing.assert_array_equal(exported.call(op), jax.jit(scan)(op))
+    expected = oracle(case, fields, np.zeros((2, 3), exported.out_avals[0].dtype))
+    np.testing.assert_allclose(exported.call(op), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_auto_is_parallel_on_accelerators_and_sequential_on_cpu():

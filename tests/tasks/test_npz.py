@@ -231,6 +231,10 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, saved, quick_compile):
     code, said = main("--plot", tmp_path / "w")
     assert code == 2
     assert "the model takes floating-point features (..., T, 2), got float32 (16, 6, 4)" in said
+    saved(x=X, y=CLASSES * 2)
+    code, said = main("--plot", tmp_path / "w")
+    assert code == 2
+    assert "its model has 3 outputs, its task has 5 now" in said
 
 
 def test_padded_steps_train(tmp_path, saved, quick_compile):
