@@ -108,7 +108,7 @@ class OwnArrays(Task, name="npz"):
 
     @property
     def data_version(self) -> str:
-        """Of the arrays of the file and their split."""
+        """Checksum of the arrays of the file and of their split."""
         return str(self._content.checksum)
 
     @property
