@@ -37,7 +37,6 @@ def product_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
     return found
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def product(
     x: Array,
     y: Array,
@@ -52,17 +51,22 @@ def product(
     in the wider dtype. That of the weights is a sum over all rows, which XLA cuts into parts to keep a GPU busy. It
     copies x and the cotangent with padding where its parts do not come out even; so they are given to it in parts.
     """
-    wide = preferred_element_type
-    return jax.lax.dot_general(x, y, dimension_numbers, precision, wide, out_sharding=out_sharding)
+    return _product(x, y, dimension_numbers, precision, preferred_element_type, out_sharding)
 
 
-@product.defjvp
+# Not `product` itself, which layers hold: what JAX makes of a function can not be pickled.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _product(x: Array, y: Array, dimensions: Any, precision: Any, wide: Any, sharding: Any) -> Array:
+    return jax.lax.dot_general(x, y, dimensions, precision, wide, out_sharding=sharding)
+
+
+@_product.defjvp
 def _product_jvp(
     dimensions: Any, precision: Any, wide: Any, sharding: Any, primals: tuple[Array, Array], tangents: Any
 ) -> tuple[Array, Array]:
     (x, y), (dx, dy) = primals, tangents
     narrow = functools.partial(jax.lax.dot_general, precision=precision, out_sharding=sharding)
-    z = product(x, y, dimensions, precision, wide, sharding)
+    z = _product(x, y, dimensions, precision, wide, sharding)
     (of_x, _), _ = dimensions
     # Rows of x have several axes, such as batch and time, where those that are summed come after them.
     of_weights = _in_parts if of_x[0] > 1 and sharding is None else narrow

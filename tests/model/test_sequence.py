@@ -1,4 +1,5 @@
 import functools
+import pickle
 import re
 
 import jax
@@ -656,3 +657,10 @@ def test_a_cell_trains_inside_linen():
     before, grads = jax.jit(jax.value_and_grad(loss))(params)
     assert max(float(abs(g).max()) for g in jax.tree.leaves(grads["memory"])) > 0
     assert loss(jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)) < before
+
+
+def test_a_pickled_model_is_the_same_model():
+    model = make(cells=("s5+bmru", "attention"), activation="half_glu2", conv=2)
+    x = features(2, 3)
+    for mine, theirs in zip(pickle.loads(pickle.dumps(model))(x), model(x), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
