@@ -52,7 +52,7 @@ def adamw(
     b2: float = 0.999,
     keep: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW for a state of `nnx.Param`s, in three groups read off the parameters themselves.
+    """AdamW for a state of `nnx.Param`s, or in `nnx.Optimizer`: three groups, read off the parameters themselves.
 
     A parameter declared as `StateParam` (of a state update: eigenvalues, steps, input matrices) has the learning rate
     times `state_lr_factor` and no weight decay; one of fewer than two axes (bias, scale) has no weight decay; any other
@@ -84,12 +84,30 @@ def adamw(
         "plain": optax.adam(learning_rate, b1, b2),
         "state": optax.adam(scaled(state_lr_factor), b1, b2),
     }
-    by_group = optax.partition(
-        groups, lambda params: jax.tree.map(group, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    )
+
+    def init(params: Any) -> Any:
+        return optax.partition(groups, jax.tree.map(group, params, is_leaf=_is_whole)).init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        # `nnx.Optimizer` gives bare arrays here, so what kind they are is read off the state: each group has moments
+        # for its own parameters.
+        moments = [optax.tree_utils.tree_get(state.inner_states[name], "mu") for name in groups]
+        labels = jax.tree.map(
+            lambda *of_groups: list(groups)[[isinstance(x, optax.MaskedNode) for x in of_groups].index(False)],
+            *moments,
+            is_leaf=_is_whole,
+        )
+        return optax.partition(groups, labels).update(updates, state, params)
+
+    by_group = optax.GradientTransformation(init, update)
     before = [] if keep == 1 else [sparsified(keep)]
     before += [] if clip is None else [optax.clip_by_global_norm(clip)]
     return optax.chain(*before, by_group) if before else by_group
+
+
+def _is_whole(x: Any) -> bool:
+    """If it is one parameter, or stands for one."""
+    return isinstance(x, (nnx.Variable, optax.MaskedNode))
 
 
 def sparsified(keep: float) -> optax.GradientTransformation:

@@ -105,7 +105,7 @@ class Task(Protocol):
 
     @property
     def data_version(self) -> str | None:
-        """Text that identifies the examples, as a run is resumed on the same ones only. None, as options identify them."""
+        """Text that identifies the examples, as a run is resumed on the same only. None, as options identify them."""
         return None
 
     @property

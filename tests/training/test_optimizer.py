@@ -10,9 +10,10 @@ from mru.cells import StateParam
 from mru.training import optimizer
 
 
+@pytest.mark.parametrize("in_flax", [False, True], ids=["of a state", "in nnx.Optimizer"])
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
-def test_adamw_by_hand(clip, schedule):
+def test_adamw_by_hand(clip, schedule, in_flax):
     class Module(nnx.Module):
         def __init__(self):
             draw = np.random.default_rng(0).standard_normal
@@ -23,17 +24,23 @@ def test_adamw_by_hand(clip, schedule):
 
     lr, decay, factor, b1, b2 = 0.1, 0.2, 0.3, 0.8, 0.9
     rate = (lambda count: lr / (1 + count)) if schedule else lr
-    params = nnx.state(Module(), nnx.Param)
+    module = Module()
+    params = nnx.state(module, nnx.Param)
     transform = mru.adamw(rate, weight_decay=decay, state_lr_factor=factor, clip=clip, b1=b1, b2=b2)
     moments_of = transform.init(params)
+    held = nnx.Optimizer(module, transform, wrt=nnx.Param)
     expected = {path[-1]: np.asarray(leaf[...], np.float64) for path, leaf in nnx.to_flat_state(params)}
     moments = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in expected.items()}
     rng = np.random.default_rng(1)
     for step in (1, 2, 3):
         gradient = {name: rng.standard_normal(x.shape) for name, x in expected.items()}
         flat = [(path, leaf.replace(jnp.float32(gradient[path[-1]]))) for path, leaf in nnx.to_flat_state(params)]
-        updates, moments_of = transform.update(nnx.from_flat_state(flat), moments_of, params)
-        params = optax.apply_updates(params, updates)
+        if in_flax:
+            held.update(module, nnx.from_flat_state(flat))
+            params = nnx.state(module, nnx.Param)
+        else:
+            updates, moments_of = transform.update(nnx.from_flat_state(flat), moments_of, params)
+            params = optax.apply_updates(params, updates)
         norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
         for name, g in gradient.items():
             g = g * min(1, clip / norm) if clip else g
