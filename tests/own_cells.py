@@ -35,8 +35,8 @@ class LSTM(RecurrentCell, name="test_lstm"):
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
-        zeros = jnp.zeros((*batch_shape, self.state_size), jnp.float32)
-        return zeros, zeros
+        shape = (*batch_shape, self.state_size)
+        return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
 
     def update(self, x: Array, h: State) -> State:
         hidden, cell = h
@@ -70,8 +70,9 @@ class CachedAttention(RecurrentCell, name="test_attention"):
         self.out = linear(state_size, features, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
-        cache = jnp.zeros((*batch_shape, self.max_length, self.state_size), jnp.float32)
-        return {"keys": cache, "values": cache, "count": jnp.zeros(batch_shape, jnp.int32)}
+        shape = (*batch_shape, self.max_length, self.state_size)
+        keys, values = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        return {"keys": keys, "values": values, "count": jnp.zeros(batch_shape, jnp.int32)}
 
     def update(self, x: Array, h: State) -> State:
         here = (jnp.arange(self.max_length) == (h["count"] % self.max_length)[..., None])[..., None]

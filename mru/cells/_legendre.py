@@ -106,8 +106,7 @@ class Legendre:
 
         steps = tuple(None if x is None else _in_blocks(x, block, axis) for x in (u, reset))
         _, h = jax.lax.scan(one, self._split(start), steps)
-        h = jnp.moveaxis(h, 0, axis)
-        h = h.reshape(*h.shape[:axis], -1, h.shape[-1])
+        h = jax.lax.collapse(jnp.moveaxis(h, 0, axis), axis, axis + 2)
         return jax.lax.slice_in_dim(h, 0, time, axis=axis)
 
     def _block(self, m: Array, u: Array, reset: Array | None) -> Array:
@@ -163,9 +162,9 @@ class Legendre:
 
 def _in_blocks(x: Array, block: int, axis: int) -> Array:
     """Time cut into blocks, which come first; what is missing of the last one is 0."""
-    missing = -x.shape[axis] % block
-    x = jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :]), axis, 0)
+    blocks = -(-x.shape[axis] // block)
+    x = jnp.pad(x, [(0, blocks * block - n if a == axis else 0) for a, n in enumerate(x.shape)])
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], blocks, block, *x.shape[axis + 1 :]), axis, 0)
 
 
 def legendre(name: str, state_size: int, channels: int, theta: float) -> Legendre:

@@ -74,7 +74,8 @@ class ScanCell(Cell):
         start = self.start[...]
         if jnp.issubdtype(self.state_dtype, jnp.complexfloating):
             start = jax.lax.complex(start[..., 0], start[..., 1])
-        return jnp.broadcast_to(start, (*batch_shape, self.channels))
+        # A copy, which a program may be given to overwrite, and not the parameter itself.
+        return jnp.array(jnp.broadcast_to(start, (*batch_shape, self.channels)))
 
     def __call__(
         self,

@@ -93,8 +93,8 @@ class Attention(Cell, name="attention"):
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
         """An empty cache: {"count": int32, "keys", "values": (*batch_shape, max_length, heads, P)}."""
         shape = (*batch_shape, self.max_length, self.heads, self.state_size // self.heads)
-        zeros = jnp.zeros(shape, jnp.float32)
-        return {"count": jnp.zeros(batch_shape, jnp.int32), "keys": zeros, "values": zeros}
+        keys, values = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        return {"count": jnp.zeros(batch_shape, jnp.int32), "keys": keys, "values": values}
 
     def __call__(
         self,

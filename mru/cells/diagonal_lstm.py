@@ -59,8 +59,8 @@ class DiagonalLSTM(RecurrentCell, name="diagonal_lstm"):
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Pair:
         """Zeros (*batch_shape, N), twice."""
-        zeros = jnp.zeros((*batch_shape, self.state_size), jnp.float32)
-        return zeros, zeros
+        shape = (*batch_shape, self.state_size)
+        return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
 
     def prepare(self, x: Array) -> Array:
         """What i, f, g and o get of the input, (..., 4 N)."""

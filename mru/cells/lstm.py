@@ -42,8 +42,8 @@ class LSTM(FlaxCell, name="lstm"):
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
         """Zeros (*batch_shape, N), twice."""
-        zeros = jnp.zeros((*batch_shape, self.state_size), jnp.float32)
-        return zeros, zeros
+        shape = (*batch_shape, self.state_size)
+        return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
 
     def readout(self, h: Any, x: Array) -> Array:
         """W_o h + b_o."""

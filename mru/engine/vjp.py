@@ -141,4 +141,4 @@ def differentiable(
 ) -> State:
     """The associative form without the VJP, for JAX to differentiate in any mode."""
     h0 = _first("associative", reverse, axis_name, op, h0, reset_state, reset)
-    return associative.every_state(widen(op, op.dtype).lower(), h0, reset, reset_state, reverse)
+    return associative.every_state(widen(op, op.dtype).lower().for_autodiff(), h0, reset, reset_state, reverse)

@@ -148,6 +148,10 @@ class Operator:
         """The same maps, closed under composition."""
         return self
 
+    def for_autodiff(self) -> Operator:
+        """The same maps, closed under composition, for JAX to differentiate; what `lower` gives is asked."""
+        return self
+
     def before_loop(self) -> Operator:
         """The same maps, with what is faster computed for all steps at once than step by step."""
         return self

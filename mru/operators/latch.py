@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mru.operators.base import KernelOperator, field
+from mru.operators.base import KernelOperator, Operator, field
 
 
 class Latch(KernelOperator):
@@ -55,6 +56,12 @@ class Latch(KernelOperator):
         write: Any = None if self.write.dtype == bool else (g * (self.value - h)).real.astype(self.write.dtype)
         return Latch(write, jnp.where(self.write != 0, g, 0))
 
+    def for_autodiff(self) -> Operator:
+        """As sums, where a derivative in `write` can be asked for: selections have none."""
+        if self.write.dtype == bool:
+            return self
+        return _Sum(1 - self.write, _where_one(self.write, self.value))
+
     def fold(self, h: Array, where: Array) -> Latch:
         """The same maps, constant at f(h) where `where` holds."""
         write = jnp.where(where, jnp.ones((), self.write.dtype), self.write)
@@ -77,3 +84,30 @@ class Latch(KernelOperator):
     def overwrites(self) -> bool:
         """A write does."""
         return True
+
+
+class _Sum(Operator):
+    """`h -> hold * h + offset` with hold in {0, 1}, where NaN times 0 is 0."""
+
+    hold: Array = field(kinds="f")
+    offset: Array = field(kinds="fc")
+
+    def compose(self, earlier: _Sum) -> _Sum:
+        """The map `self . earlier`."""
+        return _Sum(self.hold * earlier.hold, self.apply(earlier.offset))
+
+    def apply(self, h: Array) -> Array:
+        """The state after each step, given the state before it."""
+        return _where_one(self.hold, h) + self.offset
+
+
+@jax.custom_jvp
+def _where_one(gate: Array, x: Array) -> Array:
+    """The product with a gate in {0, 1}, which a NaN does not pass where the gate is 0."""
+    return jnp.where(gate != 0, x, 0)
+
+
+@_where_one.defjvp
+def _where_one_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (gate, x), (d_gate, dx) = primals, tangents
+    return _where_one(gate, x), _where_one(gate, dx) + d_gate * x

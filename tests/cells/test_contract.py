@@ -164,6 +164,14 @@ def test_initial_state_is_zero_or_learned(name):
     close(restored, call(x, start))  # the cell's initial state, not the one that was carried in
 
 
+@every_cell
+def test_an_initial_state_shares_no_array(name):
+    """Neither with a parameter nor within itself: a program may be given it to overwrite (`donate_argnums`)."""
+    cell = compiled(name)[0]
+    places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((cell.initial_state(), nnx.state(cell)))]
+    assert len(set(places)) == len(places)
+
+
 def differentiable(op, h):
     """The map with the derivative that is documented: gates by their surrogates."""
     if isinstance(op, Relay):

@@ -142,3 +142,9 @@ def test_options_are_checked(options, message):
 def test_memory_on_the_host_is_asked_for():
     assert PLMU.host_bytes(D, 100_000) > 8 * 100_000**2
     assert PLMU.host_bytes(D, 100_000, channels=1000) < 10**6
+
+
+@pytest.mark.parametrize("time", [5, 70])
+def test_an_empty_batch_has_resets_too(time):
+    y, state = PLMU(D, N, rngs=0)(jnp.zeros((0, time, D)), reset=jnp.zeros((0, time), bool))
+    assert (y.shape, state.shape) == ((0, time, D), (0, N))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mru
+from mru.operators import surrogate
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 RNG = np.random.default_rng(0)
@@ -54,6 +55,30 @@ def test_hessian_by_forward_over_reverse():
         for j in (0, i):
             corners = [s * r * plain(a + eps * (s * eye[i] + r * eye[j])) for s in (1, -1) for r in (1, -1)]
             np.testing.assert_allclose(hessian[i, j], sum(corners) / 4 / eps**2, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("gate", ["relay", "latch"])
+def test_gates_have_their_surrogate_derivative(gate):
+    """A gate selects what goes on, and a selection by itself has no derivative in what it asks."""
+
+    def by_gate(c, beta):
+        op = mru.Relay(c, beta)
+        op = op if gate == "relay" else mru.Latch(op.write, surrogate.sign(c))
+        return mru.scan(op, H0, reset=RESET, reset_state=jnp.ones(2), method="autodiff")
+
+    h, dh, found = np.asarray(H0, float), np.zeros(2), []
+    slope = lambda u: 1 / (1 + (np.pi * u) ** 2)  # noqa: E731
+    for t, (c, dc, beta, db) in enumerate(zip(*(x.astype(float) for x in (A, DA, B, DB)), strict=True)):
+        if RESET[t]:
+            h, dh = np.ones(2), np.zeros(2)
+        z, sign = abs(c) >= abs(beta), np.sign(c)
+        dz = slope(abs(c) - abs(beta)) * (sign * dc - np.sign(beta) * db)
+        h, dh = np.where(z, sign, h), dz * (sign - h) + np.where(z, 2 * slope(c) * dc, dh)
+        found.append((h, dh))
+    expected = tuple(map(np.stack, zip(*found, strict=True)))
+    np.testing.assert_allclose(jax.jvp(by_gate, (A, B), (DA, DB)), expected, rtol=1e-5, atol=1e-5)
+    written = mru.Latch(jnp.array([[0.0], [1.0], [0.0]]), jnp.array([[jnp.nan], [2.0], [3.0]]))
+    np.testing.assert_array_equal(mru.scan(written, jnp.full(1, jnp.nan), method="autodiff")[:, 0], [np.nan, 2, 2])
 
 
 def loss(a):
