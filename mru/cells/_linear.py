@@ -69,7 +69,9 @@ def _product_jvp(
     z = _product(x, y, dimensions, precision, wide, sharding)
     (of_x, _), _ = dimensions
     # Rows of x have several axes, such as batch and time, where those that are summed come after them.
-    of_weights = _in_parts if of_x[0] > 1 and sharding is None else narrow
+    # Where types say how rows lie over a mesh, they lie in parts already.
+    in_parts = of_x[0] > 1 and sharding is None and not jax.typeof(x).sharding.mesh.explicit_axes
+    of_weights = _in_parts if in_parts else narrow
     return z, (narrow(dx, y, dimensions) + of_weights(x, dy, dimensions, precision=precision)).astype(z.dtype)
 
 

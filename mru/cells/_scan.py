@@ -123,7 +123,12 @@ class ScanCell(Cell):
 
 
 def _last(leaf: Array, axis: int) -> Array:
-    return leaf[(slice(None),) * axis + (-1,)]
+    lies = jax.typeof(leaf).sharding
+    if not lies.mesh.explicit_axes or lies.spec[axis] is None:
+        return leaf[(slice(None),) * axis + (-1,)]
+    # Of an axis that types spread over devices JAX takes no single step.
+    step = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis, out_sharding=lies)
+    return jnp.where(step == leaf.shape[axis] - 1, leaf, 0).sum(axis)
 
 
 def _is_sequence(gate: Array, x: Array) -> bool:

@@ -25,6 +25,9 @@ def run(
     method: str, reverse: bool, op: Operator, h0: State, reset_state: State | None, reset: Array | None
 ) -> State:  # fmt: skip
     """Every state, of arguments that were checked, computed where the arrays lie."""
+    if (typed := _typed((op, h0, reset_state, reset))) is not None:
+        with _its_mesh(typed):
+            return run(method, reverse, op, h0, reset_state, reset)
     op, h0, reset_state, reset = _aligned(op, h0, reset_state, reset)
     mesh = jax.sharding.get_abstract_mesh()
     sizes = dict(mesh.shape)
@@ -59,6 +62,20 @@ def run(
         axis_names=over,
         check_vma=not in_kernel,  # which its interpreter fails
     )(*(jax.tree.map(jax.sharding.reshard, args, specs) if typed else args))
+
+
+def _typed(args: Any) -> Array | None:
+    """An array whose type says how it lies over a mesh, where none is set (`jax.set_mesh`)."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        return None
+    return next((x for x in jax.tree.leaves(args) if jax.typeof(x).sharding.mesh.explicit_axes), None)
+
+
+def _its_mesh(x: Array) -> Any:
+    """Sets the mesh of an array for a while."""
+    if isinstance(x, jax.core.Tracer):
+        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
+    return jax.set_mesh(x.sharding.mesh)
 
 
 def _specs(args: Any, over_time: str | None, over_batch: str | None, typed: bool) -> Any:
@@ -125,7 +142,8 @@ def _on_a_device(
         axis = time_axis(op)
         leaves, tree = jax.tree.flatten(op)
         moving = next(x for x, moves in zip(leaves, varies(op), strict=True) if moves)
-        like = moving[(slice(None),) * axis + (0,) * (moving.ndim - axis)]  # one number a sequence
+        # One number a sequence. Of complex ones, XLA aborts on the derivative where channels lie over devices as well.
+        like = jax.lax.stop_gradient(moving[(slice(None),) * axis + (0,) * (moving.ndim - axis)])
 
         def vary(x: Array, batched: bool) -> Array:
             of_x = like.reshape(*like.shape, *[1] * (x.ndim - axis)) if batched else like.reshape(-1)[0]

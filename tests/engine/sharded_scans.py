@@ -12,7 +12,7 @@ import own_operators
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mru import Affine, Clamp, Latch, Play, Relay, scan
+from mru import Affine, Clamp, Latch, Play, Relay, cells, scan
 
 BATCH, TIME, CHANNELS = 2, 32, 3
 rng = np.random.default_rng(0)
@@ -196,6 +196,34 @@ def with_explicit_axes(cases):
             yield f"explicit axes {axes}, {spec}", error(jax.jit(jax.grad(loss))(placed), expected)
 
 
+def cells_with_explicit_axes():
+    """The error of what a cell gives and of its last state, on a mesh that is set, or known by the types alone."""
+    x = normal(8, 16, 4)
+    for name, axes, is_set in (("lru", {"data": 8}, False), ("pmru", {"data": 2, "seq": 4}, True)):
+        cell, of_types = cells.get(name)(4, 8, rngs=0), mesh(AxisType.Explicit, **axes)
+        placed = jax.device_put(x, NamedSharding(of_types, P("data")))
+        for run in (jax.jit(cell), cell):
+            if is_set:
+                with jax.set_mesh(of_types):
+                    found = run(placed)
+            else:
+                found = run(placed)
+            yield f"{name}, explicit axes {axes}, {'eager' if run is cell else 'jit'}", error(found, cell(x))
+
+
+def over_time_and_channels():
+    """The error of the gradient of complex maps whose channels, which come from a product, lie over an axis too."""
+    x, w, both = normal(BATCH, 8, 4), normal(4, 4), mesh(seq=2, model=2)
+
+    def loss(w):
+        a = (x @ w).astype(jnp.complex64)
+        return jnp.sin(scan(Affine(0.5 * jnp.tanh(a), a)).real).sum()
+
+    expected = jax.jit(jax.grad(loss))(w)
+    with jax.set_mesh(both):
+        return error(jax.jit(jax.grad(loss))(jax.device_put(w, NamedSharding(both, P(None, "model")))), expected)
+
+
 def main():
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_disable_most_optimizations", True)
@@ -226,6 +254,8 @@ def main():
             (P("data"), {"data": 2}),
         ]
     )
+    report["errors"] |= cells_with_explicit_axes()
+    report["errors"]["over time and channels"] = over_time_and_channels()
     report["kernel over the batch"] = collectives_of_the_kernel_over_the_batch()
     with jax.set_mesh(meshes["seq"]):
         report["one step"] = scan(OPERATORS["affine"](BATCH, 1, CHANNELS)).shape
