@@ -559,6 +559,9 @@ def test_a_stop_in_this_process(tmp_path, monkeypatch):
     assert code == 0
     assert "stopped by SIGINT and saved" in said
     assert steps(tmp_path / "run") == [10, 12]
+    # A run can not end where nothing was measured: what would be reported is unknown.
+    code, said = main(*argv, "--workdir", tmp_path / "run", "--train.steps", "12")
+    assert_refused(code, said.splitlines()[-1], ["train.steps = 12", "more than the 12"])
     code, said = main(*argv, "--workdir", tmp_path / "run")
     assert code == 0, said
     assert "resumed at step 12" in said

@@ -25,8 +25,8 @@ def run(
     method: str, reverse: bool, op: Operator, h0: State, reset_state: State | None, reset: Array | None
 ) -> State:  # fmt: skip
     """Every state, of arguments that were checked, computed where the arrays lie."""
-    if (typed := _typed((op, h0, reset_state, reset))) is not None:
-        with _its_mesh(typed):
+    if (one := _of_a_type((op, h0, reset_state, reset))) is not None:
+        with _its_mesh(one):
             return run(method, reverse, op, h0, reset_state, reset)
     op, h0, reset_state, reset = _aligned(op, h0, reset_state, reset)
     mesh = jax.sharding.get_abstract_mesh()
@@ -64,14 +64,14 @@ def run(
     )(*(jax.tree.map(jax.sharding.reshard, args, specs) if typed else args))
 
 
-def _typed(args: Any) -> Array | None:
+def _of_a_type(args: Any) -> Any:
     """An array whose type says how it lies over a mesh, where none is set (`jax.set_mesh`)."""
     if not jax.sharding.get_abstract_mesh().empty:
         return None
     return next((x for x in jax.tree.leaves(args) if jax.typeof(x).sharding.mesh.explicit_axes), None)
 
 
-def _its_mesh(x: Array) -> Any:
+def _its_mesh(x: Any) -> Any:
     """Sets the mesh of an array for a while."""
     if isinstance(x, jax.core.Tracer):
         return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -101,14 +102,24 @@ def require_run(option: str, folder: pathlib.Path) -> None:
 
 
 def require_steps(workdir: pathlib.Path, steps: int) -> None:
-    """Refuse to go on to fewer steps than are done.
+    """Refuse to go on to fewer steps than are done, or to end at one that was never evaluated.
 
     Raises:
-        UserError: They are fewer.
+        UserError: They are fewer, or it was not.
     """
     done = max(checkpoint.steps(workdir), default=0)
     if done > steps:
         raise UserError(f"train.steps = {steps}, allowed: at least the {done} that {workdir} has done")
+    if done != steps:
+        return
+    with contextlib.suppress(checkpoint.Damaged):  # then an earlier one is gone on with
+        progress = checkpoint.about(workdir, done)["progress"]
+        evaluated = progress.get("last", {}).get("validation", {}).get("step")
+        if progress.get("steps", steps) != steps and evaluated != done:
+            raise UserError(
+                f"train.steps = {steps}, allowed: more than the {done} that {workdir} has done, as it was stopped there "
+                "before its metric was measured"
+            )
 
 
 def of_checkpoints(workdir: pathlib.Path) -> dict[str, Any] | None:
