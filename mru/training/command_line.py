@@ -19,7 +19,7 @@ from mru.registry import Registry
 from mru.training import plain_yaml
 from mru.training.config import Config, checked
 from mru.training.help import HELP, described, overview, usage
-from mru.training.lines import short
+from mru.training.lines import among, short
 from mru.training.messages import Arguments, UserError, given, no_field, words
 from mru.training.section import RANGES
 from mru.training.sections import SECTIONS
@@ -166,7 +166,7 @@ def _task(name: Any, tasks: Registry[Task], may_be_missing: bool) -> type[Task] 
     if name is None:
         raise UserError(f"task.name is missing, allowed: {', '.join(tasks.names())}")
     if name not in tasks.names():
-        raise UserError(f"task.name = {short(repr(name))}, allowed: {', '.join(tasks.names())}")
+        raise UserError(f"task.name = {short(repr(name))}{among(name, tasks.names())}")
     try:
         return tasks.get(name)
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -21,3 +23,9 @@ def cut(text: str, most: int) -> str:
 def short(value: Any, most: int = 60) -> str:
     """What was given, as a message quotes it."""
     return cut(printable(cut(str(value), 4 * most)), most)
+
+
+def among(name: Any, allowed: Sequence[str]) -> str:
+    """What a message says behind a name that is not allowed: the nearest of those that are, and all of them."""
+    near = difflib.get_close_matches(str(name), allowed, 1, 0.7)
+    return f"{f'; did you mean {near[0]}?' if near else ','} allowed: {', '.join(allowed) or 'none'}"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import mru.cells
 from mru.model.quantization import FEWEST, MOST
-from mru.training.lines import short
+from mru.training.lines import among, short
 from mru.training.section import (
     FLOAT32_MAX,
     NonNegativeFloat,
@@ -86,8 +86,7 @@ class ModelConfig(Section):
         self._require("cells", 1 <= len(self.names) <= 1000, "at least one name, and no more than 1,000")
         for name in self.names:
             if name not in mru.cells.names():
-                given = short(name) or "''"
-                raise ValueError(f"model.cells = {given}, allowed: names of {', '.join(mru.cells.names())}")
+                raise ValueError(f"model.cells = {short(name) or repr('')}{among(name, mru.cells.names())}")
         _known("model.options", self.options, self.names)
         for name, options in self.options.items():
             _known(f"model.options.{name}", options, list(cell_options(mru.cells.get(name))))
@@ -296,5 +295,5 @@ def cell_options(cell: type[mru.cells.Cell]) -> dict[str, inspect.Parameter]:
 def _known(where: str, given: dict[str, Any], allowed: list[str]) -> None:
     for name, value in given.items():
         if name not in allowed:
-            names = ", ".join(dict.fromkeys(allowed))
-            raise ValueError(f"{where}.{short(name)} = {short(value)} is not a field, allowed: {names or 'none'}")
+            known = list(dict.fromkeys(allowed))
+            raise ValueError(f"{where}.{short(name)} = {short(value)} is not a field{among(name, known)}")

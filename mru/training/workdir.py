@@ -117,8 +117,8 @@ def require_steps(workdir: pathlib.Path, steps: int) -> None:
         evaluated = progress.get("last", {}).get("validation", {}).get("step")
         if progress.get("steps", steps) != steps and evaluated != done:
             raise UserError(
-                f"train.steps = {steps}, allowed: more than the {done} that {workdir} has done, as it was stopped there "
-                "before its metric was measured"
+                f"train.steps = {steps}, allowed: more than the {done} that {workdir} has done, as it was stopped "
+                "there before its metric was measured"
             )
 
 

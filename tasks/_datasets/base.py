@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mru.training import MissingData
+from mru.training.lines import cut, short
 from tasks._datasets import store
 from tasks._datasets.originals import Original
 
@@ -97,12 +98,12 @@ def _load(dataset: DataSet, data_dir: str | None, task: str) -> dict[str, np.nda
         if arrays is not None:
             return arrays
     except store.Damaged as error:
-        why = f" that is whole ({error})"
+        why = f" that is whole ({short(error)})"
     where = f" --data_dir {shlex.quote(data_dir)}" if data_dir else ""
-    raise MissingData(
-        f"{path.parent} has no {dataset.name}{why}; run: python -m tasks.prepare {task}{where} (and --source FOLDER if "
-        "you have the original files); task.data_dir says where to look"
-    )
+    what = f" has no {dataset.name}{why}; run: python -m tasks.prepare {task}{where} [--source FOLDER_OF_ORIGINALS]"
+    what += "; task.data_dir says where to look"
+    # The command is there to be copied, so of a long message it is the folder that is shortened.
+    raise MissingData(cut(str(path.parent), max(20, 290 - len(what))) + what)
 
 
 def order(rows: Iterable[bytes]) -> np.ndarray:

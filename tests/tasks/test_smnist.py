@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tasks
+from mru.training.messages import error_line
 from tasks import prepare
 from tasks._datasets import SETS, preparation
 
@@ -103,6 +104,13 @@ def test_missing_set_says_the_command(tmp_path):
     assert "--source" in message
     assert f"{tmp_path}/mnist has no mnist; run" in message
     assert "\n" not in message
+
+
+def test_the_command_is_whole_where_folders_have_long_names():
+    folder = "/nowhere" * 13
+    with pytest.raises(tasks.MissingData) as caught:
+        PSMNIST(data_dir=folder).examples("train", np.array([0]))
+    assert f"python -m tasks.prepare psmnist --data_dir {folder} [--source" in error_line(caught.value)
 
 
 def test_set_in_a_format_that_needs_tensorflow_is_no_set(tmp_path):

@@ -254,6 +254,7 @@ MISTAKES = {
     "section is null": ([], "task: {name: copy_first}\nmodel:\n", ["model", "None", "mapping"]),
     "section is a list": ([], "task: {name: copy_first}\nmodel: [lru]\n", ["model = ['lru']", "mapping"]),
     "section is a word": ([], "task: {name: copy_first}\ntrain: long\n", ["train = 'long'", "mapping"]),
+    "almost a task": (["--task.name", "psmist"], TINY, ["task.name = 'psmist'; did you mean psmnist? allowed: adding"]),
     "MNIST is not there": (
         ["--task.data_dir", "nowhere"],
         "task: {name: psmnist}\nmodel: {width: 8, state_size: 4}\n",
