@@ -74,7 +74,7 @@ def prepare(dataset: DataSet, data_dir: str | None, source: str | None) -> str:
 
 
 def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
-    downloads = path.with_name("downloads")
+    downloads, fetched = path.with_name("downloads"), False
     if dataset.computed:
         made_from, arrays = "nothing, they are computed", dataset.forms[0].arrays([])
     elif source is not None:
@@ -86,7 +86,7 @@ def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
         form = next((form for form in dataset.forms if form.downloadable), None)
         if form is None:
             raise ValueError(f"{dataset.name} can not be downloaded; {_instead(dataset)} ({dataset.source})")
-        files = [originals.download(file, downloads) for file in form.files]
+        files, fetched = [originals.download(file, downloads) for file in form.files], True
         made_from, arrays = ", ".join(file.url for file in form.files), form.arrays(files)
     about = {
         "name": dataset.name,
@@ -95,9 +95,17 @@ def _prepare(dataset: DataSet, path: Path, source: str | None) -> None:
         "source": dataset.source,
         "made_from": made_from,
     }
-    with store.writing(path, about) as writer:
-        for name, array in _checked(dataset, arrays):
-            writer.save(name, array)
+    try:
+        with store.writing(path, about) as writer:
+            for name, array in _checked(dataset, arrays):
+                writer.save(name, array)
+    except ValueError as error:
+        if not fetched:
+            raise
+        shutil.rmtree(downloads, ignore_errors=True)
+        raise ValueError(
+            f"{error}; run the command again: what was downloaded is removed, and is fetched anew"
+        ) from None
     shutil.rmtree(downloads, ignore_errors=True)
 
 

@@ -98,6 +98,19 @@ def test_download_of_something_else_is_thrown_away(use, data_dir, capsys, server
     assert not list((Path(data_dir) / "made_set" / "downloads").iterdir())
 
 
+def test_damaged_download_without_a_checksum_is_fetched_anew(use, data_dir, capsys, server):
+    handler, url = server
+    use(made(sha256="", url=url))
+    handler.data = b"<html>sign in first</html>"
+    line = fails(capsys, "made_set", "--data_dir", data_dir)
+    assert "the originals of made_set can not be read: Not a gzipped file" in line
+    assert "run the command again" in line
+    assert left_in(data_dir) == []
+    handler.data = DATA
+    prepare.main(["made_set", "--data_dir", data_dir])
+    np.testing.assert_array_equal(SETS["made_set"].load(data_dir, "x")["numbers"], NUMBERS)
+
+
 def test_no_network_is_one_line(use, data_dir, capsys):
     use(made(url="http://127.0.0.1:9/numbers.gz"))
     line = fails(capsys, "made_set", "--data_dir", data_dir)
