@@ -104,12 +104,17 @@ def grid(options: Options, folder: pathlib.Path | None) -> list[Run]:
     """A run of every combination; see `make_run`.
 
     Raises:
-        UserError: Some values do not fit, or two runs would share a folder.
+        UserError: Some values do not fit, or two runs would share a folder or be the same one.
     """
     runs = [make_run(values, folder) for values in combinations(options)]
     places = [run.config.workdir for run in runs]
     if twice := [place for place in places if places.count(place) > 1]:
         raise UserError(f"two runs would lie in {twice[0]}, allowed: configs of different names, and other values")
+    known: dict[str, Run] = {}
+    for run in runs:
+        same = known.setdefault(f"{run.name} {run.config.resolved | {'workdir': None}}", run)
+        if same is not run:
+            raise UserError(f"{same.config.workdir} and {run.config.workdir} are the same run, allowed: other values")
     return runs
 
 
@@ -178,16 +183,13 @@ def trained_together(runs: list[Run], quiet: bool) -> list[dict[str, Any] | Exce
     return [found[run.config.workdir] for run in runs]
 
 
-def train_all(runs: list[Run], jobs: int, side_by_side: bool = False) -> list[dict[str, Any]]:
-    """The summaries of all runs. One that fails does not keep the others from being trained.
+def train_all(runs: list[Run], jobs: int, side_by_side: bool = False) -> list[dict[str, Any] | None]:
+    """The summaries of all runs; None of one that fails, of which a line tells, and which keeps no other from training.
 
     Args:
         runs: The runs.
         jobs: Programs at a time.
         side_by_side: Train those that differ in seed and learning rate alone in one program.
-
-    Raises:
-        RunFailed: Some failed; each has been told in a line of its own.
     """
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     parts = groups(runs) if side_by_side else [[run] for run in runs]
@@ -206,9 +208,19 @@ def train_all(runs: list[Run], jobs: int, side_by_side: bool = False) -> list[di
                 print(f"{number}/{len(runs)}  {run.config.workdir}  {value}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
-    if failed := len(runs) - len(summaries):
-        raise RunFailed(f"{failed} of {len(runs)} runs failed; the same command goes on with them")
-    return [summaries[run.config.workdir] for run in runs]
+    return [summaries.get(run.config.workdir) for run in runs]
+
+
+def require_all(summaries: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Those of `train_all`, of which none may be missing.
+
+    Raises:
+        RunFailed: Some failed.
+    """
+    whole = [held for held in summaries if held is not None]
+    if failed := len(summaries) - len(whole):
+        raise RunFailed(f"{failed} of {len(summaries)} runs failed; the same command goes on with them")
+    return whole
 
 
 @contextlib.contextmanager

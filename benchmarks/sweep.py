@@ -13,7 +13,8 @@ that submits it, and the command of each run. Once the runs are done, the whole 
 Seconds and steps a second in the table are then those of the whole group, and a group that was stopped starts over.
 
 Settings are compared by their mean over the seeds on validation, and test is told of the best one of each config and
-task alone. The summaries of all runs go beside the table, as JSON.
+task alone. The summaries of all runs go beside the table, as JSON. A setting of which a run failed has a row that says
+so, and is not compared: what its other seeds gave would flatter it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.grid import SEED, Options, Run, combinations, grid, make_run, options_of, train_all
+from benchmarks.grid import SEED, Options, Run, combinations, grid, make_run, options_of, require_all, train_all
 from mru.training.files import write
 from mru.training.messages import RunFailed, UserError, error_line
 
@@ -45,50 +46,56 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-def picked(runs: list[Run], summaries: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+Summaries = list[dict[str, Any] | None]  # None of a run that failed
+
+
+def picked(runs: list[Run], summaries: Summaries) -> set[tuple[str, ...]]:
     """The setting of each contest that is best by its mean on validation; of equal ones the first."""
     best: dict[tuple[str, ...], tuple[float, tuple[str, ...]]] = {}
-    for setting, same in _settings(runs, summaries).items():
-        run, metric = same[0][0], same[0][1]["metric"]
-        mean = statistics.mean(held["validation"][metric] for _, held in same)
+    for setting, (run, *_), held in _settings(runs, summaries):
+        if len(whole := [one for one in held if one]) < len(held):
+            continue
+        mean = statistics.mean(one["validation"][one["metric"]] for one in whole)
         score = mean if run.config.task.goal == "max" else -mean
         if run.contest not in best or score > best[run.contest][0]:
             best[run.contest] = score, setting
     return {setting for _, setting in best.values()}
 
 
-def _settings(
-    runs: list[Run], summaries: list[dict[str, Any]]
-) -> dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]]:
-    found: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
+def _settings(runs: list[Run], summaries: Summaries) -> list[tuple[tuple[str, ...], list[Run], Summaries]]:
+    """Each setting, its runs and what came of them."""
+    found: dict[tuple[str, ...], list[tuple[Run, dict[str, Any] | None]]] = {}
     for run, held in zip(runs, summaries, strict=True):
         found.setdefault(run.setting, []).append((run, held))
-    return found
+    return [(setting, [run for run, _ in same], [held for _, held in same]) for setting, same in found.items()]
 
 
-def table(runs: list[Run], summaries: list[dict[str, Any]]) -> str:
+def table(runs: list[Run], summaries: Summaries) -> str:
     """One row a setting, as Markdown, with the options that vary; test stands where validation picked the setting."""
     varying = [o for o in runs[0].values if o != SEED and len({run.values[o] for run in runs}) > 1]
-    metric, best = " / ".join(dict.fromkeys(held["metric"] for held in summaries)), picked(runs, summaries)
+    metric, best = " / ".join(dict.fromkeys(held["metric"] for held in summaries if held)), picked(runs, summaries)
     heads = ["config", *varying, f"validation {metric}", f"test {metric}", "seeds", "parameters", "seconds", "steps/s"]
     rows = [heads]
-    for setting, same in _settings(runs, summaries).items():
-        run, held = same[0][0], [one for _, one in same]
+    for setting, (run, *_), held in _settings(runs, summaries):
+        row = [f"`{run.name}`", *(run.values[option] for option in varying)]
+        whole = [one for one in held if one]
+        if failed := len(held) - len(whole):
+            rows.append([*row, f"{failed} of {len(held)} runs failed", *[""] * (len(heads) - len(row) - 1)])
+            continue
 
-        def values(split: str, held: list[dict[str, Any]] = held) -> str:
+        def values(split: str, held: list[dict[str, Any]] = whole) -> str:
             return mean_and_deviation([one[split][one["metric"]] for one in held])
 
-        seconds = statistics.mean(one["seconds"]["wall"] for one in held)
-        speed = statistics.mean(one["steps_per_second"] for one in held)
-        row = [f"`{run.name}`", *(run.values[option] for option in varying), values("validation")]
-        row += [values("test") if setting in best else "", str(len(held)), f"{held[0]['parameters']:,}"]
-        rows.append([*row, f"{seconds:.0f}", f"{speed:.1f}"])
+        seconds = statistics.mean(one["seconds"]["wall"] for one in whole)
+        speed = statistics.mean(one["steps_per_second"] for one in whole)
+        row += [values("validation"), values("test") if setting in best else ""]
+        rows.append([*row, str(len(whole)), f"{whole[0]['parameters']:,}", f"{seconds:.0f}", f"{speed:.1f}"])
     return markdown(rows)
 
 
-def page(runs: list[Run], summaries: list[dict[str, Any]], command: str) -> str:
+def page(runs: list[Run], summaries: Summaries, command: str) -> str:
     """The table, and how it was made."""
-    first = summaries[0]
+    first = next(held for held in summaries if held)
     made = f"`{command}`, {first['device']}, jax {first['versions']['jax']}, commit {first['commit']}"
     return (
         f"# {', '.join(dict.fromkeys(run.name for run in runs))}\n\n"
@@ -136,6 +143,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, Options]:
     )
     arguments.add_argument("--dry_run", action="store_true", help="print the command of each run, and train none")
     given, words = arguments.parse_known_args(argv)
+    if given.out and given.out.suffix == ".json":
+        raise UserError(f"--out = {given.out}, allowed: a page of Markdown; the summaries go beside it as JSON")
     if given.jobs < 1:
         raise UserError(f"--jobs = {given.jobs}, allowed: an integer >= 1")
     options = options_of(words)
@@ -160,14 +169,21 @@ def run(argv: list[str]) -> None:
         print(plan(runs, command))
         return None
     summaries = train_all(runs, given.jobs, given.together)
+    if not picked(runs, summaries):
+        require_all(summaries)
     text = page(runs, summaries, shlex.join(command))
     print(f"\n{text}")
     if given.out:
         save(
             given.out,
             text,
-            [{"name": run.name, "values": run.values, **held} for run, held in zip(runs, summaries, strict=True)],
+            [
+                {"name": run.name, "values": run.values, **held}
+                for run, held in zip(runs, summaries, strict=True)
+                if held
+            ],
         )
+    require_all(summaries)
     return None
 
 

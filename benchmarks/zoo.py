@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.grid import ROOT, SEED, grid, train_all
+from benchmarks.grid import ROOT, SEED, grid, require_all, train_all
 from benchmarks.sweep import mean_and_deviation, save
 from mru.training.messages import RunFailed, UserError, error_line
 
@@ -63,7 +63,7 @@ def main() -> None:
     files = [f"configs/zoo/{name}.yaml" for name in given.names or known]  # as results name them, on any machine
     try:
         runs = grid({"config": files, SEED: [str(seed) for seed in range(given.seeds)]}, given.workdir)
-        summaries = train_all(runs, given.jobs)
+        summaries = require_all(train_all(runs, given.jobs))
     except (UserError, RunFailed) as error:
         raise SystemExit(error_line(error)) from None
     found = [{"name": run.name, **held} for run, held in zip(runs, summaries, strict=True)]

@@ -206,6 +206,24 @@ def test_a_run_that_fails_does_not_keep_others_from_being_trained(tmp_path, trai
     assert (tmp_path / "table.md").exists()
 
 
+def test_a_setting_that_fails_does_not_keep_others_from_the_table(tmp_path, trainings, monkeypatch):
+    """It has the better validation metric by its other seed, and is not picked."""
+    trainings.values = lambda config: (0.5, 0.5) if config.optimizer.lr == 1e-3 else (0.1, 0.1)
+
+    def run(command, **_):
+        if "1e30" in command and "1" in command:
+            return subprocess.CompletedProcess(command, 1, "", "error: the loss is not finite at step 1")
+        return trainings.run(command)
+
+    stand_in(monkeypatch, run)
+    rates = ["--optimizer.lr", "1e30", "1e-3", "--train.seed", 0, 1]
+    assert sweep.main(sweeping(tmp_path, *rates, "--out", tmp_path / "table.md")) == 1
+    _, (failed, whole) = cells_of((tmp_path / "table.md").read_text())
+    assert failed[1:4] == ["1e30", "1 of 2 runs failed", "-"]
+    assert whole[1:5] == ["1e-3", "0.5000 ± 0.0000", "0.5000 ± 0.0000", "2"]
+    assert len(json.loads((tmp_path / "table.json").read_text())) == 3
+
+
 def test_one_run_of_an_array(tmp_path, monkeypatch):
     became = []
     monkeypatch.setattr(os, "execv", lambda program, command: became.append((program, command)))
@@ -246,6 +264,8 @@ def test_dry_run_prints_what_can_be_run(tmp_path, monkeypatch, trainings, capsys
         (["--jobs", "0", "--train.seed", "0"], "--jobs = 0, allowed: an integer >= 1"),
         (["--only", "2", "--train.seed", "0", "1"], "--only = 2, allowed: from 0 to 1, as there are 2 runs"),
         (["--init_from", "a/b", "a_b"], "two runs would lie in"),
+        (["--optimizer.lr", "1e-3", "0.001"], "optimizer.lr=0.001 are the same run, allowed: other values"),
+        (["--train.seed", "0", "--out", "x.json"], "--out = x.json, allowed: a page of Markdown"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_trained(tmp_path, trainings, capsys, words, said):
