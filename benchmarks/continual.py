@@ -16,7 +16,6 @@ is one program, a scan over its steps, that works on images which stay on the de
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import pathlib
@@ -34,7 +33,7 @@ from jax import Array
 import mru
 from benchmarks import accuracy_matrix
 from benchmarks.domains import NEW, SETS, Domains, domains, stream
-from benchmarks.measure import parser, report
+from benchmarks.measure import parser, positive, report, whole
 from mru.plots import style
 from mru.training import alignment, schedules
 from mru.training.optimizer import sparsified
@@ -244,7 +243,7 @@ def main() -> None:
         "--replay", nargs="+", choices=["on", "off"], default=["on"], help="learn from the reservoir"
     )
     arguments.add_argument("--split", choices=["validation", "test"], default="test", help="what accuracies are of")
-    arguments.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam")
+    arguments.add_argument("--rate", type=positive, default=1e-3, help="learning rate of Adam")
     for name, default, least, meaning in (
         ("tasks", 5, 2, "tasks in sequence"),
         ("reservoir", 2000, 1, "examples that the reservoir holds"),
@@ -256,8 +255,6 @@ def main() -> None:
     ):
         arguments.add_argument(f"--{name}", type=whole(least), default=default, help=meaning)
     given = arguments.parse_args()
-    if not 0 < given.rate < np.inf:
-        arguments.error(f"--rate = {given.rate}, allowed: finite numbers above 0")
     given.epochs = given.epochs or SETS[given.set].epochs
     try:
         tasks = domains(given.set, given.tasks, given.split, given.data_dir, given.examples)
@@ -266,17 +263,6 @@ def main() -> None:
     except (MissingData, ValueError) as error:
         arguments.error(str(error))
     report(rows(given, tasks), line, given.out, draw)
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """What reads a whole number of the command line that is not below the least."""
-
-    def integer(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
-        return value
-
-    return integer
 
 
 if __name__ == "__main__":

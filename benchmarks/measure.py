@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import math
 import os
 import pathlib
 import resource
@@ -162,10 +163,40 @@ def spread(theirs: list[float], ours: list[float]) -> list[float]:
 def parser(description: str, shape: str | None = None) -> argparse.ArgumentParser:
     """A command line with what all benchmarks take, and `--shape` if the names of its numbers are given."""
     arguments = argparse.ArgumentParser(description=description)
-    arguments.add_argument("--out", type=pathlib.Path, help="JSON to write; the plot goes beside it")
+    arguments.add_argument("--out", type=_file, help="JSON to write; the plot goes beside it")
     if shape is not None:
         arguments.add_argument("--shape", action="append", type=_shape, help=f"{shape}; may be given several times")
     return arguments
+
+
+def _file(text: str) -> pathlib.Path:
+    """A file to write, whose folder is made now: to find out after hours that it can not be would be late."""
+    path = pathlib.Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path.parent} can not be made: {error.strerror}") from None
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file, got the folder {path}")
+    return path
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """What reads a whole number of the command line that is not below the least."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
+        return value
+
+    return integer
+
+
+def positive(text: str) -> float:
+    """A number of the command line that is finite and above 0."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return value
 
 
 def _shape(text: str) -> tuple[int, ...]:

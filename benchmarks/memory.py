@@ -36,6 +36,7 @@ from flax import nnx
 import mru.cells
 import tasks
 from benchmarks import memory_figure, memory_table
+from benchmarks.measure import whole
 from benchmarks.together import Together, taken
 from mru.cells import ScanCell
 from mru.dynamics.layers import input_name, layers
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS), help="these tasks only")
     arguments.add_argument("--cell", nargs="+", choices=cells(), default=cells(), help="these cells only")
     arguments.add_argument("--size", nargs="+", type=int, default=list(SIZES), help="width and state size")
-    arguments.add_argument("--jobs", type=int, default=1, help="parts at a time")
+    arguments.add_argument("--jobs", type=whole(1), default=1, help="parts at a time")
     arguments.add_argument("--method", default="auto", help="model.method of all runs")
     arguments.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the files; the table is beside")
     arguments.add_argument("--table", action="store_true", help="make the table and the picture of what there is")
@@ -256,6 +257,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if given.table:
             results, page = memory_table.read(given.out), given.out.with_suffix(".md")
+            if not results:
+                raise UserError(f"--out = {given.out}, allowed: the folder of the files of parts; it has none")
             write(page, memory_table.page(results, list(TASKS), cells(), SIZES))
             figure = memory_figure.draw(results, list(TASKS), cells(), max(SIZES))
             drawn, _ = style.save(figure, given.out.parent / "figures", "memory")

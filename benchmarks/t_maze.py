@@ -27,7 +27,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from benchmarks.measure import parser, report
+import mru
+from benchmarks.measure import parser, positive, report, whole
 from benchmarks.recurrent_ppo import Settings, act, agent, trainer
 from mru.plots import style
 from tasks._t_maze_environment import DOWN, UP, Maze, TMazeEnvironment
@@ -157,11 +158,13 @@ def main() -> None:
     standard = Settings()
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--cells", nargs="+", default=["bmru", "pmru", "gru", "lru"], help="registry names")
-    arguments.add_argument("--seeds", type=int, default=3, help="seeds of each cell")
-    arguments.add_argument("--first_seed", type=int, default=0, help="the first of them")
-    arguments.add_argument("--updates", type=int, default=standard.updates, help="updates of PPO")
-    arguments.add_argument("--rate", type=float, default=standard.rate, help="learning rate of Adam")
+    arguments.add_argument("--seeds", type=whole(1), default=3, help="seeds of each cell")
+    arguments.add_argument("--first_seed", type=whole(0), default=0, help="the first of them")
+    arguments.add_argument("--updates", type=whole(1), default=standard.updates, help="updates of PPO")
+    arguments.add_argument("--rate", type=positive, default=standard.rate, help="learning rate of Adam")
     given = arguments.parse_args()
+    if unknown := [cell for cell in given.cells if cell not in mru.cells.names()]:
+        arguments.error(f"--cells {unknown[0]}, allowed: {', '.join(mru.cells.names())}")
     seeds, settings = range(given.first_seed, given.first_seed + given.seeds), standard._replace(updates=given.updates)
     settings = settings._replace(rate=given.rate)
     report(rows(given.cells, seeds, 32, 20, settings), line, given.out, draw)

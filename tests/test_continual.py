@@ -194,7 +194,7 @@ def test_the_command_line(monkeypatch, tmp_path, capsys):
         (["--cell", "nothing"], "unknown cell 'nothing'"),
         (["--tasks", "1"], "expected an integer >= 2, got 1"),
         (["--examples", "1296"], "digits has 1295 training examples"),
-        (["--rate", "nan"], "--rate = nan, allowed: finite numbers above 0"),
+        (["--rate", "nan"], "argument --rate: expected a finite number above 0, got nan"),
         (["--set", "mnist", "--data_dir", "nowhere"], "python -m tasks.prepare smnist"),
     ],
 )

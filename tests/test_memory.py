@@ -139,3 +139,9 @@ def test_what_is_there_is_left_alone(tmp_path, monkeypatch, capsys):
     assert memory.main(argv) == 1
     assert sorted(words[1] + words[5] for words in ran) == ["adding32", "adding64", "parity64"]
     assert "adding lru-64: exit code 1: error: no room" in capsys.readouterr().out
+
+
+def test_no_table_is_made_of_nothing(tmp_path, capsys):
+    assert memory.main(["--table", "--out", str(tmp_path / "memroy")]) == 2
+    assert "allowed: the folder of the files of parts" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,14 +1,16 @@
 """Recurrent PPO, and the success rates in long mazes: each quantity against its definition."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from train_helpers import ROOT
 
-from benchmarks import recurrent_ppo
+from benchmarks import recurrent_ppo, t_maze
 from benchmarks.recurrent_ppo import Playing, Settings, Steps
 from tasks._t_maze_environment import Maze, TMazeEnvironment
 
@@ -126,3 +128,22 @@ def test_the_loss_is_that_of_ppo():
         return recurrent_ppo.loss(nnx.merge(graph, variables), old, advantage, beginning.state, settings)
 
     np.testing.assert_allclose(found(old, jnp.float32(advantage)), total / (STEPS * MAZES), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--cells", "bmru", "nosuch"], "--cells nosuch, allowed: alpha_cmru"),
+        (["--seeds", "0"], "argument --seeds: expected an integer >= 1, got 0"),
+        (["--updates", "0"], "argument --updates: expected an integer >= 1, got 0"),
+        (["--rate", "nan"], "argument --rate: expected a finite number above 0, got nan"),
+        (["--out", "tests"], "argument --out: expected a file, got the folder tests"),
+        (["--out", "/proc/nowhere/x.json"], "argument --out: /proc/nowhere can not be made"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_before_anything_is_trained(monkeypatch, capsys, argv, message):
+    monkeypatch.setattr(sys, "argv", ["t_maze", *argv])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="2"):
+        t_maze.main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
