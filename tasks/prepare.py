@@ -11,7 +11,9 @@ there whole or not at all. An error is one line on stderr, with exit code 2.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -60,16 +62,25 @@ def prepare(name: str, data_dir: str | None = None, source: str | None = None) -
     return preparation.prepare(dataset, data_dir, source)
 
 
+def readers_of(dataset: DataSet) -> list[str]:
+    """Names of the tasks that read a set by themselves; not of those whose package can not be imported."""
+    readers = []
+    for name in tasks.names():
+        with contextlib.suppress(ValueError):
+            readers += [name] if getattr(tasks.get(name), "dataset", "") == dataset.name else []
+    return readers
+
+
 def listed(data_dir: str | None = None) -> str:
     """Every set: whether it is prepared, its size, licence, the tasks that read it, and where its originals are."""
     lines = [f"data directory: {store.data_directory(data_dir)}"]
     for dataset in SETS.values():
         found = preparation.state(dataset, data_dir)
-        readers = [name for name in tasks.names() if getattr(tasks.get(name), "dataset", "") == dataset.name]
+        read_by = f"tasks: {', '.join(readers)}; " if (readers := readers_of(dataset)) else ""
         about = "" if found.path else "about "
         lines += [
             f"{dataset.name:24} {found.said}, {about}{preparation.megabytes(found.bytes)}",
-            f"    tasks: {', '.join(readers)}; licence: {dataset.licence}",
+            f"    {read_by}licence: {dataset.licence}",
             f"    originals: {dataset.source}",
         ]
         if not found.path and any(form.files for form in dataset.forms):
@@ -91,6 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
     # TensorFlow greets on stderr otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # A time limit, which comes as SIGTERM, is an interruption as Ctrl-C is: what is half-written is removed.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         said = listed(options.data_dir) if options.list else prepare(options.name, options.data_dir, options.source)
         print(said)
@@ -99,6 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
     # A builder's layers raise dozens of types, for the network, checksums and the disk; all of them end here.
     except Exception as error:
         _fail((str(error) or type(error).__name__).strip().splitlines()[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

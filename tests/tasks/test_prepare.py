@@ -1,6 +1,7 @@
 import errno
 import gzip
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -227,6 +228,16 @@ def test_killed_prepare_is_not_taken_for_complete(use, source, data_dir, capsys)
     assert left_in(data_dir) == ["arrays"]
 
 
+def test_a_prepare_that_is_told_to_stop_leaves_nothing(use, source, data_dir):
+    code = KILLED.format(path=[str(ROOT), str(Path(__file__).parent)], source=source, data_dir=data_dir)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "half\n"
+        process.terminate()
+        assert "error: interrupted; nothing half-written stays" in process.stderr.read().splitlines()[-1]
+    assert (process.returncode, left_in(data_dir)) == (2, [])
+
+
 @pytest.mark.parametrize("what", ["short", "missing", "header", "shape", "manifest", "version"])
 def test_what_was_damaged_is_noticed_and_prepared_again(use, source, data_dir, what):
     use(made())
@@ -277,6 +288,13 @@ def test_list_says_what_there_is(use, source, data_dir, capsys):
     text = "\n".join(lines)
     assert "    tasks: psmnist, smnist; licence: CC BY-SA 3.0\n" in text
     assert "    --source takes new_aan_pairs.train.tsv, new_aan_pairs.eval.tsv, new_aan_pairs.test.tsv" in text
+
+
+def test_list_goes_on_without_a_task_that_can_not_be_imported(data_dir, capsys, monkeypatch):
+    broken = importlib.metadata.EntryPoint("broken", "no_such_module:Broken", "mru.tasks")
+    monkeypatch.setitem(tasks.REGISTRY._entry_points, "broken", [broken])
+    prepare.main(["--list", "--data_dir", data_dir])
+    assert "    tasks: psmnist, smnist; licence: CC BY-SA 3.0\n" in capsys.readouterr().out
 
 
 def test_order_is_of_the_examples_alone():
