@@ -1,6 +1,7 @@
 """What every task has: options, splits, examples by index, loss and metrics."""
 
 import functools
+import numbers
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -78,8 +79,9 @@ class Task(mru.training.Task):
 
     def _require_integer(self, option: str, low: int, bits: int = 31) -> None:
         value = getattr(self, option)
-        valid = isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**bits
+        valid = isinstance(value, numbers.Integral) and not isinstance(value, bool) and low <= value < 2**bits
         self._require(option, valid, f"an integer >= {low}, below 2^{bits}")
+        object.__setattr__(self, option, int(value))  # one of NumPy's is none in a config
 
     def at(self, length: int) -> Self:
         """The same task at another length, for a retention curve.
@@ -103,13 +105,16 @@ class Task(mru.training.Task):
             a task that pads.
 
         Raises:
-            ValueError: unknown split.
+            ValueError: unknown split, or indices that are no row of integers.
             IndexError: an index outside the split.
             MissingData: the data set has not been prepared.
         """
         if split not in SPLITS:
             raise ValueError(f"split = {split!r}, allowed: {', '.join(SPLITS)}")
-        indices = np.asarray(indices, np.int64)
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise ValueError(f"indices must be integers (n,), got {indices.dtype} {indices.shape}")
+        indices = indices.astype(np.int64)
         size = self.sizes[split]
         if indices.size and not 0 <= indices.min() <= indices.max() < size:
             raise IndexError(f"{self.name} has {size} {split} examples, asked for {indices.min()} to {indices.max()}")

@@ -228,13 +228,15 @@ class Cell(nnx.Module):
             raise ValueError(f"method of {type(self).__name__} must be one of {', '.join(known)}, got {method!r}")
         self.method = method
 
-    def _check(self, x: Array, time: bool) -> None:
+    def _checked(self, x: Array, time: bool) -> Array:
+        """The inputs as an array of JAX, if they fit."""
         name = type(self).__name__
         expected = f"(..., T, {self.features})" if time else f"(..., {self.features})"
         if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name} takes floating-point inputs, got {getattr(x, 'dtype', type(x).__name__)}")
         if x.ndim < 1 + time or x.shape[-1] != self.features or (time and x.shape[-2] < 1):
             raise ValueError(f"{name} takes inputs of shape {expected} with T >= 1, got {x.shape}")
+        return jnp.asarray(x)
 
     def _carried(self, state: State | None, batch_shape: tuple[int, ...]) -> State:
         """The state to start from: the initial one if None, else the given one, which must be like it."""

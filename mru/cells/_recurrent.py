@@ -122,7 +122,7 @@ class RecurrentCell(Cell):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         state = in_precision_of(x, self._carried(state, x.shape[:-2]))
         start = None if reset is None else in_precision_of(x, self.initial_state(x.shape[:-2]))
         reset = None if reset is None else resets(reset, x)
@@ -140,7 +140,7 @@ class RecurrentCell(Cell):
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         state = self._update(self.prepare(x), in_precision_of(x, self._carried(state, x.shape[:-1])))
         return self.readout(state, x).astype(x.dtype), state
 

@@ -86,12 +86,12 @@ class ScanCell(Cell):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         return self._run(self.operator(x), x, state, reset, capture)
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         x = x[..., None, :]
         y, state = self._run(self.operator(x), x, state)
         return y[..., 0, :], state

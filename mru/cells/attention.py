@@ -105,7 +105,7 @@ class Attention(Cell, name="attention"):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         batch, time, length = x.shape[:-2], x.shape[-2], self.max_length
         block = min(_softmax.BLOCK, time)
         padded = -(-time // block) * block
@@ -139,7 +139,7 @@ class Attention(Cell, name="attention"):
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         state = in_precision_of(x, self._carried(state, x.shape[:-1]))
         count = state["count"]
         query, key, value = self._projected(x, count)

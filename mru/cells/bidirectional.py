@@ -51,6 +51,7 @@ class Bidirectional(Cell):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`; `reset` marks first steps, whichever the direction."""
+        x = self._checked(x, time=True)
         inner: tuple[dict[str, Array], dict[str, Array]] = {}, {}
         found = (None, None) if capture is None else inner
         y, state = self.forward(x, state, reset, capture=found[0])
@@ -73,4 +74,4 @@ class Bidirectional(Cell):
 
 def ends(reset: Array) -> Array:
     """Where the sequences end that start where `reset` is true: before a first step. Backwards they start there."""
-    return jnp.roll(reset, -1, -1)
+    return jnp.roll(jnp.asarray(reset), -1, -1)

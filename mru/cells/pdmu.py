@@ -82,7 +82,7 @@ class PDMU(LegendreCell, name="pdmu"):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         reset = None if reset is None else resets(reset, x)
         memories, gates = self._carried(state, x.shape[:-2])
         m = self.legendre.states(None if state is None else memories[..., 0, :], self.kept(x), reset)
@@ -100,7 +100,7 @@ class PDMU(LegendreCell, name="pdmu"):
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         memories, gates = in_precision_of(x, self._carried(state, x.shape[:-1]))
         m = self.legendre.step(memories[..., 0, :], self.kept(x))
         memories = jnp.concatenate([m[..., None, :], memories], -2)

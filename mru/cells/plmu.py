@@ -44,7 +44,7 @@ class PLMU(LegendreCell, name="plmu"):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         state = None if state is None else self._carried(state, x.shape[:-2])
         m = self.legendre.states(state, self.kept(x), None if reset is None else resets(reset, x))
         if capture is not None:
@@ -53,6 +53,6 @@ class PLMU(LegendreCell, name="plmu"):
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         m = self.legendre.step(in_precision_of(x, self._carried(state, x.shape[:-1])), self.kept(x))
         return self.readout(m, x), m

@@ -159,12 +159,12 @@ class S5(ScanCell, name="s5"):
             steps: Time since the sample before, (..., T), in units of the learned step: for samples at irregular times.
             capture: See `Cell.__call__`.
         """
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         return self._run(self.operator(x, steps), x, state, reset, capture)
 
     def step(self, x: Array, state: State | None = None, *, steps: Array | None = None) -> tuple[Array, State]:
         """See `Cell.step`; `steps` (...) is the time since the step before, in units of the learned step."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         x, steps = x[..., None, :], None if steps is None else jnp.asarray(steps)[..., None]
         y, state = self._run(self.operator(x, steps), x, state)
         return y[..., 0, :], state
@@ -214,7 +214,7 @@ class BidirectionalS5(S5):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `S5.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         op = self.operator(x, steps)
         inner: dict[str, Array] | None = None if capture is None else {}
         y, state = self._run(op, x, state, reset, inner)

@@ -116,7 +116,7 @@ class S6(Cell, name="s6"):
         capture: dict[str, Array] | None = None,
     ) -> tuple[Array, State]:
         """See `Cell.__call__`."""
-        self._check(x, time=True)
+        x = self._checked(x, time=True)
         h, seen = in_precision_of(x, self._carried(state, x.shape[:-2]))
         reset = None if reset is None else resets(reset, x)
         if x.shape[-2] > _PIECE and capture is None:
@@ -138,7 +138,7 @@ class S6(Cell, name="s6"):
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """See `Cell.step`."""
-        self._check(x, time=False)
+        x = self._checked(x, time=False)
         h, seen = in_precision_of(x, self._carried(state, x.shape[:-1]))
         found, seen = recent_of_step(self.up(x), seen)
         op = self.operator(self._convolved(found))

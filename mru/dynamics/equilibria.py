@@ -55,7 +55,14 @@ def equilibria(
         tolerance: Values of a channel that differ by no more, relative to the larger of 1 and the largest of them,
             count as one.
         seed: Of the random inputs.
+
+    Raises:
+        ValueError: The input is not (D,), or there is no start.
     """
+    if jnp.shape(x) != (cell.features,):
+        raise ValueError(f"x must be a constant input ({cell.features},), got {jnp.shape(x)}")
+    if starts < 1:
+        raise ValueError(f"starts must be at least 1, got {starts}")
     found = _ends(cell, jnp.asarray(x), scale, starts=starts, steps=steps, seed=seed)
     held, moved, jacobians = map(np.asarray, found)
     near = tolerance * np.maximum(1, np.abs(held).max(0))

@@ -24,7 +24,12 @@ def lyapunov_exponent(cell: Cell, x: Array, *, seed: int = 0) -> Array:
 
     Returns:
         One number a sequence, (...), per step.
+
+    Raises:
+        ValueError: The inputs are no sequences of at least one step of the cell's features.
     """
+    if jnp.ndim(x) < 2 or jnp.shape(x)[-1] != cell.features or jnp.shape(x)[-2] < 1:
+        raise ValueError(f"x must be (..., T, {cell.features}) with T >= 1, got {jnp.shape(x)}")
     return _exponent(cell, x, jax.random.key(seed))
 
 

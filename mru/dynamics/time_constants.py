@@ -37,6 +37,8 @@ def time_constants(cell: Cell, x: Array | None = None) -> Array:
         raise ValueError(f"{name} has no time constants: its operator {type(op).__name__} does not say its decay")
     if x is None and jax.eval_shape(type(op).decay, op).ndim > 1:
         raise ValueError(f"the time constants of {name} depend on its input; give x, (..., T, {cell.features})")
+    if found.size == 0:
+        raise ValueError(f"x must have steps to measure the time constants of {name} on, got {found.shape}")
     return _time_constants(cell, found)
 
 

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from mru.cells import Cell, State
 from mru.cells._base import as_rngs
-from mru.cells._linear import linear
+from mru.cells._linear import linear, product_dtype
 from mru.model.blocks import SequenceBlock, rematerialised
 from mru.model.factories import Blocks, Factory, blocks_of, make, name_of
 from mru.model.inputs import batch_shape_of, check_sizes, encoders, known_tokens
@@ -119,7 +119,7 @@ class SequenceModel(nnx.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         check_sizes(inputs, outputs, width, state_size, vocabulary, positions)
-        dtype, rngs = _floating(dtype), as_rngs(rngs)
+        dtype, rngs = product_dtype(dtype), as_rngs(rngs)
 
         def cell(factory: Factory) -> Cell:
             given = options.get(name_of(factory), {})
@@ -247,10 +247,9 @@ class SequenceModel(nnx.Module):
         if not isinstance(state, ModelState) or jnp.shape(state.position) != batch_shape:
             given = jnp.shape(state.position) if isinstance(state, ModelState) else type(state).__name__
             raise ValueError(f"state must be a ModelState of batch shape {batch_shape}, got {given}")
+        shape, kind = (*batch_shape, self.width), jnp.result_type(state.position)
+        if jnp.shape(state.total) != shape or not jnp.issubdtype(kind, jnp.integer):
+            raise ValueError(
+                f"state must have an integer position and a total {shape}, got {kind} and {jnp.shape(state.total)}"
+            )
         return state
-
-
-def _floating(dtype: DTypeLike | None) -> jnp.dtype | None:
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f'dtype must be floating-point, such as "bfloat16", got {jnp.dtype(dtype).name}')
-    return None if dtype is None else jnp.dtype(dtype)

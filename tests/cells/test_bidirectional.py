@@ -77,6 +77,12 @@ def test_a_class_builds_both_directions_of_itself(name):
         jax.tree.map(np.testing.assert_array_equal, nnx.state(half), nnx.state(expected))
 
 
+def test_resets_may_be_a_list():
+    cell, x = cells.Bidirectional(cells.LRU(D, N, rngs=0), cells.LRU(D, N, rngs=1)), jnp.ones((4, D))
+    expected, _ = cell(x, reset=jnp.array([False, False, True, False]))
+    np.testing.assert_array_equal(cell(x, reset=[False, False, True, False])[0], expected)
+
+
 def test_step_and_widths_are_refused():
     cell = both("lru")
     with pytest.raises(ValueError, match="step by step"):

@@ -320,6 +320,18 @@ def test_float64_inputs_are_computed_in_float64(name):
 
 
 @every_cell
+@pytest.mark.filterwarnings("error")
+def test_float64_of_numpy_is_taken_without_a_word(name):
+    """It is float32 to JAX, where that is not told otherwise."""
+    x = np.asarray(inputs((2, D)), np.float64)
+    cell = compiled(name)[0]
+    y, state = jax.eval_shape(lambda: cell(x))
+    assert (y.dtype, state) == (jnp.float32, jax.eval_shape(lambda: cell.initial_state()))
+    y, state = jax.eval_shape(lambda: cell.step(x[0]))
+    assert (y.dtype, state) == (jnp.float32, jax.eval_shape(lambda: cell.initial_state()))
+
+
+@every_cell
 def test_parameters_do_not_depend_on_x64(name):
     learned = {"learn_initial_state": True} if learns_its_start(name) else {}
     expected = nnx.state(make(name, **learned))

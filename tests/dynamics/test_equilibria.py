@@ -103,3 +103,11 @@ def test_a_layer_of_a_model():
     cell, x = mru.dynamics.layer(model, "1/0/BMRU", normal(5, 7, 3))
     found = equilibria(cell, x[0, 0])
     assert set(np.unique(found.states)) <= {-1, 1}
+
+
+def test_arguments_are_checked():
+    cell = mru.cells.LRU(2, 3, rngs=0)
+    with pytest.raises(ValueError, match=r"x must be a constant input \(2,\), got \(5, 2\)"):
+        equilibria(cell, jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match="starts must be at least 1, got 0"):
+        equilibria(cell, jnp.ones(2), starts=0)

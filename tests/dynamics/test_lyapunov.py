@@ -49,3 +49,10 @@ def test_a_window_forgets_what_lies_before_it():
     cell = mru.cells.Attention(2, 4, max_length=3, rngs=0)
     assert float(lyapunov_exponent(cell, normal(3, 2))) == -np.inf
     assert np.isfinite(float(lyapunov_exponent(cell, normal(2, 2))))
+
+
+def test_inputs_are_checked():
+    cell = mru.cells.LRU(2, 3, rngs=0)
+    for x in (jnp.ones((0, 2)), jnp.ones((4, 1)), jnp.ones(2)):
+        with pytest.raises(ValueError, match=r"x must be \(\.\.\., T, 2\) with T >= 1, got"):
+            lyapunov_exponent(cell, x)

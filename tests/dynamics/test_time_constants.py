@@ -61,3 +61,8 @@ def test_an_operator_that_does_not_say_its_decay():
 
     with pytest.raises(ValueError, match="Peak has no time constants: its operator MaxPlus does not say its decay"):
         time_constants(Peak())
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match=r"x must have steps to measure the time constants of MinGRU on, got \(0, 2\)"):
+        time_constants(mru.cells.MinGRU(2, 3, rngs=0), np.ones((0, 2), np.float32))

@@ -500,7 +500,9 @@ def test_lowers_for_accelerators(platform):
         ({"expansion": float("nan")}, "expansion must be at least 0 and finite, got nan"),
         ({"expansion": -1.0}, "expansion must be at least 0 and finite, got -1.0"),
         ({"dropout": float("nan")}, "dropout must be in [0, 1), got nan"),
-        ({"dtype": "int32"}, 'dtype must be floating-point, such as "bfloat16", got int32'),
+        ({"dtype": "int32"}, "dtype must be floating point, such as 'float32' or 'bfloat16', or None, got 'int32'"),
+        ({"cells": ()}, "cells must name at least one block, got none"),
+        ({"dtype": "x"}, "dtype must be floating point, such as 'float32' or 'bfloat16', or None, got 'x'"),
         ({"rngs": 0.5}, "rngs must be an nnx.Rngs or an int seed, got float"),
         ({"cells": ""}, "at least one block, got none"),
         ({"cells": iter(())}, "at least one block, got none"),
@@ -571,6 +573,10 @@ def test_states_that_can_not_be_carried():
         model(x, model.initial_state((3,)))
     with pytest.raises(ValueError, match=re.escape("ModelState of batch shape (2,), got tuple")):
         model.step(x[:, 0], tuple(model.initial_state((2,))))
+    state = model.initial_state((2,))
+    for wrong in (state._replace(total=jnp.zeros((2, 1))), state._replace(position=jnp.zeros(2))):
+        with pytest.raises(ValueError, match=re.escape("state must have an integer position and a total (2, 6), got")):
+            model.step(x[:, 0], wrong)
 
 
 def test_a_block_needs_cells_of_one_width():

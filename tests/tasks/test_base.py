@@ -45,6 +45,19 @@ def test_a_new_file_is_a_new_task(tmp_path, monkeypatch):
         sys.modules.pop("tasks.brand_new", None)
 
 
+def test_options_may_be_integers_of_numpy():
+    task = tasks.get("digits")(seed=np.int64(3), permutation_seed=np.int32(2))
+    assert repr(task) == repr(tasks.get("digits")(seed=3, permutation_seed=2))
+    assert type(tasks.get("parity")().at(np.int64(9)).length) is int
+
+
+@pytest.mark.parametrize("indices", [3, [[1, 2]], [1.7], [True]])
+def test_indices_are_a_row_of_integers(indices):
+    with pytest.raises(ValueError, match=r"indices must be integers \(n,\), got "):
+        tasks.get("parity")().examples("train", indices)
+    assert len(tasks.get("parity")().examples("train", [])["inputs"]) == 0
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 @pytest.mark.parametrize("split", SPLITS)
 def test_examples_depend_on_their_index_alone(name, split):
