@@ -27,6 +27,11 @@ class Recorded(Task):
     goal: ClassVar[str] = "max"
 
     @property
+    def data_version(self) -> str | None:
+        """Name and version of the set, where checksums say that its examples are the same everywhere."""
+        return SETS[self.dataset].identity
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The prepared arrays, mapped into memory.
 

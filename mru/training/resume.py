@@ -27,7 +27,7 @@ from mru.training.load import chosen
 from mru.training.messages import RunFailed, UserError, say
 from mru.training.progress import Progress
 from mru.training.trainer import TrainState
-from mru.training.workdir import MAY_CHANGE, mark_first
+from mru.training.workdir import DATA_PLACES, MAY_CHANGE, mark_first
 
 # What a run has learned, which another one can start from: parameters, and what goes with them.
 LEARNED = nnx.Any(nnx.Param, nnx.BatchStat)
@@ -77,10 +77,7 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     held = _defaults() | about["model"]
     if fixed != {name: held.get(name) for name in fixed}:
         raise ValueError(f"checkpoint {step} is of another model, {about['model']}")
-    if about.get("data_version") not in (None, _data_version(config)):  # earlier versions did not write it
-        raise ValueError(
-            f"checkpoint {step} is of other data of task {config.task.name}: put these back, or start anew"
-        )
+    _require_data(config, about, step)
     found = checkpoint.restore(config.workdir, step, **target)
     try:  # format 1 was saved whatever it was
         require_finite(step, {item: checkpoint.on_host(x) for item, x in found.items()})
@@ -90,6 +87,21 @@ def restore(config: Config, like: TrainState, step: int) -> tuple[TrainState, Pr
     rest = jax.tree.unflatten(jax.tree.structure((like.optimizer, like.step)), leaves)
     params, others = (checkpoint.unflatten(x, found["model"]) for x in (like.params, like.rest))
     return TrainState(params, others, *rest), Progress.from_json(about["progress"])
+
+
+def _require_data(config: Config, about: dict[str, Any], step: int) -> None:
+    """Refuse other data than a checkpoint was trained on; of those that nothing identifies, those of another place."""
+    name, identity = config.task.name, about.get("data_version")
+    if identity is not None and identity != _data_version(config):
+        raise ValueError(f"checkpoint {step} is of other data of task {name}: put these back, or start anew")
+    if identity is None and "config" in about:
+        before, now = about["config"].get("task", {}), config.resolved["task"]
+        for option in (place.removeprefix("task.") for place in DATA_PLACES):
+            if before.get(option) != now.get(option):
+                raise ValueError(
+                    f"checkpoint {step} does not say what its data of task {name} were, so they must lie "
+                    f"where they did: task.{option} = {before.get(option)}"
+                )
 
 
 def _data_version(config: Config) -> str | None:

@@ -21,12 +21,12 @@ NonNegativeFloat = Annotated[float, "a number >= 0"]
 RANGES: dict[Any, str] = {
     kind: typing.get_args(kind)[1] for kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat)
 }
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX, FLOAT32_LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 def in_range(value: float, kind: Any) -> bool:
-    """Whether a number is in one of `RANGES`."""
-    return value > 0 or (value == 0 and "=" in RANGES[kind])
+    """Whether a number is in one of `RANGES`; one so small that float32 has 0 for it is not above 0."""
+    return value >= 0 if "=" in RANGES[kind] else value >= FLOAT32_LEAST
 
 
 class Section:

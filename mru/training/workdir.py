@@ -25,8 +25,11 @@ FIRST = "first_checkpoint.json"
 TRACES = ("config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "lock", FIRST)
 # What may differ when a run goes on; README has it as a table. Where it runs:
 PLACES = ("workdir", "mesh", "distributed")
+# Where its data lie, options that tasks may have; `Task.data_version` says whether they are the same:
+DATA_PLACES = ("task.data_dir", "task.path")
 # How long, how it is watched, and how the same numbers are computed:
 MAY_CHANGE = (
+    *DATA_PLACES,
     "train.steps",
     "train.eval_every",
     "train.log_every",

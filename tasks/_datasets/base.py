@@ -72,6 +72,12 @@ class DataSet:
         return any(not form.files for form in self.forms)
 
     @property
+    def identity(self) -> str | None:
+        """What its examples are, as text; None where no checksum says that they are the same everywhere."""
+        checked = bool(self.sha256) or all(file.sha256 for form in self.forms for file in form.files)
+        return f"{self.name} {self.version}" if self.forms and checked else None
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Subfolders of a folder of originals that are looked into."""
         return (self.name, self.name.replace("_", "-"))

@@ -30,7 +30,7 @@ def _samples(name: str, data: bytes, rate: int = 8000) -> bytes:
                 raise ValueError(f"{name} is not of one channel, 16 bit and {rate} Hz")
             return file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{name} is no wav file: {error}") from None
+        raise ValueError(f"{name} is no wav file: {error or 'it ends too early'}") from None
 
 
 def _digits(recordings: Iterator[tuple[str, bytes]]) -> Arrays:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 
 import jax
@@ -130,6 +131,15 @@ def test_characters_come_one_by_one(run, monkeypatch):
     generate.main([str(run), "--prompt", "To be", "--characters", "9"])
     shown = [len("".join(filter(None, seen[:i]))) for i, text in enumerate(seen) if text is None]
     assert shown == [5, *range(6, 15), 15]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line(run, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="2"):
+            generate.main([str(run), "--prompt", "To be", "--characters", "9"])
+    assert capsys.readouterr().err == "error: the text can not be written: No space left on device\n"
 
 
 def refused(capsys, *arguments):

@@ -124,6 +124,7 @@ MISTAKES = {
     "too few": ({"x": X, "y": CLASSES[:39]}, "y has shape (39,); allowed: one entry for each of the 40 of x"),
     "one number": ({"x": X, "y": 3}, "y has shape (); allowed"),
     "texts": ({"x": X, "y": np.array(["a"] * 40)}, "y is <U1 (40,); allowed with T = 6: classes, integers (n,)"),
+    "numbers of no kind": ({"x": X, "y": np.zeros((40, 0))}, "y is float64 (40, 0); allowed with T = 6"),
     "classes that do not fit": ({"x": X, "y": TOKENS[:, :4]}, "y is int64 (40, 4); allowed with T = 6"),
     "no time": ({"x": X[:, 0, 0], "y": CLASSES}, "x is float64 (40,); allowed: floats (n, T)"),
     "complex": ({"x": X * 1j, "y": CLASSES}, "x is complex128 (40, 6, 2); allowed"),
@@ -212,6 +213,33 @@ def test_missing_file_and_bad_file_end_the_command_in_one_line(tmp_path, saved):
     code, said = main("--config", config_file(tmp_path, CONFIG.format(path=tmp_path / "own.npz")))
     assert code == 2
     assert "x of example 7 (and 0 more) is not finite" in said
+
+
+def test_a_run_goes_on_where_its_data_are_moved_to(tmp_path, saved, quick_compile, monkeypatch):
+    saved(x=X, y=CLASSES)
+    config, moved = config_file(tmp_path, CONFIG.format(path=tmp_path / "own.npz")), tmp_path / "moved.npz"
+    command = "--config", config, "--workdir", tmp_path / "w"
+    code, said = main(*command)
+    assert code == 0, said
+    (tmp_path / "own.npz").rename(moved)
+    code, said = main(*command, "--train.steps", 8, "--task.path", moved)
+    assert code == 0, said
+    assert f"path: {moved}" in (tmp_path / "w/config.yaml").read_text()
+    np.savez(tmp_path / "other.npz", x=X[::-1], y=CLASSES[::-1])
+    code, said = main(*command, "--train.steps", 12, "--task.path", tmp_path / "other.npz")
+    assert code == 2
+    assert "checkpoint 8 is of other data of task npz" in said
+    # Nothing says what the data of such a task are.
+    monkeypatch.setattr(tasks.get("npz"), "data_version", None)
+    code, said = main(*command, "--train.steps", 12, "--task.path", moved)
+    assert code == 2
+    assert "checkpoint 8 is of other data of task npz" in said
+    config = config_file(tmp_path, CONFIG.format(path=moved))
+    command = "--config", config, "--workdir", tmp_path / "v"
+    assert main(*command)[0] == 0
+    code, said = main(*command, "--train.steps", 8, "--task.path", tmp_path / "other.npz")
+    assert code == 2
+    assert f"they must lie where they did: task.path = {moved}" in said
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, saved, quick_compile):

@@ -48,6 +48,10 @@ def test_every_task_names_a_set_that_is_declared():
     assert all(tasks.get(name).dataset == name for name in {*SETS} & {*tasks.names()})
 
 
+def test_sets_without_checksums_are_not_taken_for_the_same_everywhere():
+    assert {name for name, dataset in SETS.items() if dataset.identity is None} == {"aan", "speech_commands_16k"}
+
+
 def test_prepared_once_and_mapped_into_memory(use, source, data_dir, capsys):
     use(made())
     prepare.main(["made_set", "--source", source, "--data_dir", data_dir])

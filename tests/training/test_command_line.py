@@ -123,6 +123,7 @@ MISTAKES = {
     "time axis": (["--mesh.seq", "7"], TINY, ["mesh.seq = 7", "divisor of the"]),
     "lr 0": (["--optimizer.lr", "0"], TINY, ["optimizer.lr = 0", "number > 0"]),
     "lr negative": (["--optimizer.lr", "-1"], TINY, ["optimizer.lr = -1", "number > 0"]),
+    "lr below float32": (["--optimizer.lr", "1e-50"], TINY, ["optimizer.lr = 1e-50", "number > 0"]),
     "lr nan": (["--optimizer.lr", ".nan"], TINY, ["optimizer.lr = .nan", "number > 0"]),
     "lr by another name": (["--optimizer.lr", "inf"], TINY, ["optimizer.lr = inf", "number > 0"]),
     "lr infinite": (["--optimizer.lr", ".inf"], TINY, ["optimizer.lr = inf", "finite"]),
