@@ -111,12 +111,8 @@ def _targets(y: np.ndarray, steps: int, classes: int | None) -> np.ndarray:
     if y.dtype.kind in "iub" and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == steps)):
         _require_in_range("y", y, classes or 2**31 - 1, "classes")
         return y.astype(np.int32)
-    if (
-        y.dtype.kind == "f"
-        and 0 not in y.shape
-        and classes is None
-        and (y.ndim in (1, 2) or (y.ndim == 3 and y.shape[1] == steps))
-    ):
+    are_numbers = y.dtype.kind == "f" and 0 not in y.shape and classes is None
+    if are_numbers and (y.ndim in (1, 2) or (y.ndim == 3 and y.shape[1] == steps)):
         return _finite("y", y[:, None] if y.ndim == 1 else y)
     raise ValueError(
         f"y is {y.dtype} {y.shape}; allowed with T = {steps}: classes, integers (n,) or (n, T)"
