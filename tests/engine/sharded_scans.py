@@ -211,6 +211,13 @@ def cells_with_explicit_axes():
             yield f"{name}, explicit axes {axes}, {'eager' if run is cell else 'jit'}", error(found, cell(x))
 
 
+def gradient_with_explicit_axes():
+    """The error of the gradient of a cell in its input, where types say how this lies."""
+    of_types, x, cell = mesh(AxisType.Explicit, data=8), normal(8, 16, 4), cells.get("lru")(4, 8, rngs=0)
+    run = jax.jit(jax.grad(lambda x: jnp.sin(cell(x)[0]).sum()))
+    return error(run(jax.device_put(x, NamedSharding(of_types, P("data")))), run(x))
+
+
 def over_time_and_channels():
     """The error of the gradient of complex maps whose channels, which come from a product, lie over an axis too."""
     x, w, both = normal(BATCH, 8, 4), normal(4, 4), mesh(seq=2, model=2)
@@ -255,6 +262,7 @@ def main():
         ]
     )
     report["errors"] |= cells_with_explicit_axes()
+    report["errors"]["gradient with explicit axes"] = gradient_with_explicit_axes()
     report["errors"]["over time and channels"] = over_time_and_channels()
     report["kernel over the batch"] = collectives_of_the_kernel_over_the_batch()
     with jax.set_mesh(meshes["seq"]):

@@ -26,7 +26,7 @@ def report():
 
 
 def test_states_and_gradients_are_those_of_one_device(report):
-    assert len(report["errors"]) == 8 * 3 + 6 * 2 + 3 + 3 + 4 + 1
+    assert len(report["errors"]) == 8 * 3 + 6 * 2 + 3 + 3 + 4 + 2
     assert {key: e for key, e in report["errors"].items() if not e <= 1e-5} == {}
 
 
